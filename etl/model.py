@@ -1,0 +1,217 @@
+"""The nouns of the pipeline: frozen values, no behaviour that touches the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .ranges import TimeRange
+
+Source = Literal["rest", "archive"]
+ColumnType = Literal["time", "float", "int", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A stored column: `time` is timestamp[ms] without zone, `float` DOUBLE, `int` BIGINT, `text` UTF-8."""
+
+    name: str
+    type: ColumnType
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PageTier:
+    """A page of up to `limit` rows costs `weight`."""
+
+    limit: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How one market serves one dataset over REST: `path` below the base URL, the name of its symbol parameter,
+    the page tiers in ascending order, and the pool that pays (`weight`: the market's minute, `funding`: its own counter).
+    """
+
+    path: str
+    tiers: tuple[PageTier, ...]
+    symbol_param: Literal["symbol", "pair"] = "symbol"
+    pool: Literal["weight", "funding"] = "weight"
+    without_symbol: bool = False
+    """Whether a request without symbol answers with all symbols."""
+
+    @property
+    def max_limit(self) -> int:
+        """The largest page."""
+        return self.tiers[-1].limit
+
+    def weight(self, limit: int) -> int:
+        """What a page of `limit` rows costs; it is charged by what is asked, not by what comes back."""
+        return next(tier.weight for tier in self.tiers if limit <= tier.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """A market of the exchange: where it answers and how it limits."""
+
+    name: str
+    url: str
+    testnet_url: str
+    prefix: str
+    """Path prefix of the REST interface, e.g. `/fapi/v1`."""
+    archive_path: str
+    """Path below `data/` in the bulk archive."""
+    weight_limit: int
+    """Documented weight a minute; the running limit is learned from exchangeInfo."""
+    pool: str
+    """Markets with the same pool name share one weight limit."""
+    exchange_info_weight: int
+    first_time: int
+    """Nothing exists before this time (ms UTC)."""
+    max_span: int | None = None
+    """Longest range of one request in ms, None if unlimited."""
+    newest_first: bool = False
+    """Whether a page that cannot hold its range keeps the newest rows instead of the oldest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One kind of rows: how they look on the wire, in the lake, and where each market serves them."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    """Columns that identify a row within a series; the first one is its time."""
+    endpoints: dict[str, Endpoint]
+    """By market name; a market that is not here does not have the dataset."""
+    wire: tuple[str, ...]
+    """For rows that are arrays: the field at each position (`_` where unused).
+    For rows that are objects: the field of each column, in the columns' order."""
+    has_interval: bool = True
+
+    @property
+    def time_column(self) -> str:
+        """The column whose time decides to which file a row belongs."""
+        return self.key[0]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Series:
+    """One stored series; `interval` is None for datasets without one. Names only, so that it can travel anywhere."""
+
+    market: str
+    dataset: str
+    symbol: str
+    interval: str | None = None
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.market, self.dataset, self.symbol, self.interval) if part)
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The flat keys that every JSON document uses for a series."""
+        return {"market": self.market, "dataset": self.dataset, "symbol": self.symbol, "interval": self.interval}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Partition:
+    """The part of a series that lies in one file: a calendar year (`2024`) or month (`2024-01`)."""
+
+    series: Series
+    name: str
+    period: TimeRange
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """A source answered for `span`; `checked` is the UTC day of the answer by the exchange's clock (ms of its midnight)."""
+
+    span: TimeRange
+    source: Source
+    checked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One planned page request: the rows of `span`, at most `limit` of them, for `weight`."""
+
+    span: TimeRange
+    limit: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Fill one partition: the windows to ask and the ranges that are known to be empty. Picklable and repeatable."""
+
+    partition: Partition
+    source: Source
+    windows: tuple[Window, ...]
+    empty: tuple[TimeRange, ...] = ()
+    """Ranges that the source already answered with nothing, to be recorded as covered."""
+
+    @property
+    def weight(self) -> int:
+        """Planned cost in the pool of the endpoint."""
+        return sum(window.weight for window in self.windows)
+
+    @property
+    def rows(self) -> int:
+        """Most rows that the planned pages can bring."""
+        return sum(window.limit for window in self.windows)
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolRules:
+    """The trading rules of one symbol, as exchangeInfo gives them; what the exchange leaves out is None. Times in ms UTC."""
+
+    symbol: str
+    pair: str | None = None
+    base_asset: str | None = None
+    quote_asset: str | None = None
+    contract_type: str | None = None
+    status: str | None = None
+    onboard_time: int | None = None
+    delivery_time: int | None = None
+    tick_size: float | None = None
+    step_size: float | None = None
+    min_qty: float | None = None
+    max_qty: float | None = None
+    min_price: float | None = None
+    min_notional: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeInfo:
+    """What exchangeInfo says: the exchange's clock (ms UTC), its weight limit a minute (None if absent), the symbols."""
+
+    server_time: int
+    weight_limit: int | None
+    symbols: tuple[SymbolRules, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something a reader of the data must know: a gap, a changed row, a broken invariant."""
+
+    series: Series
+    check: str
+    severity: Literal["error", "warning", "info"]
+    span: TimeRange
+    count: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a job did; `error` says why it could not do all of it."""
+
+    job: Job
+    rows_written: int = 0
+    """New or changed rows."""
+    written: bool = False
+    """Whether the partition was replaced."""
+    gaps: tuple[TimeRange, ...] = ()
+    """Absent bars of the covered range, inside the life of the series."""
+    findings: tuple[Finding, ...] = ()
+    error: BaseException | None = field(default=None, compare=False)
