@@ -48,7 +48,8 @@ class Transient(EtlError):
 class Rejected(EtlError):
     """The exchange answered 4xx: asking the same again cannot help. `code` is its own error code, number or text."""
 
-    def __init__(self, message: str, status: int, code: int | str | None = None) -> None:
+    # The default is for pickle, which calls with the message alone and restores the attributes afterwards.
+    def __init__(self, message: str, status: int = 400, code: int | str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code

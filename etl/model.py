@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from .ranges import TimeRange
+from .errors import EtlError
+from .ranges import ALWAYS, TimeRange
 
 Source = Literal["rest", "archive"]
 ColumnType = Literal["time", "float", "int", "text"]
@@ -133,22 +134,38 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One planned page request: the rows of `span`, at most `limit` of them, for `weight`."""
+    """A range to ask for in pages of `limit` rows; `requests`, `weight` and `rows` are what that is expected to take and bring.
+
+    For bars this is one page that holds the whole range.
+    """
 
     span: TimeRange
     limit: int
+    requests: int
     weight: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Fill one partition: the windows to ask and the ranges that are known to be empty. Picklable and repeatable."""
+    """Fill some partitions: the windows to ask, and the ranges that are known to be empty. Picklable and repeatable.
 
-    partition: Partition
+    A job is about one series; only where the exchange answers for all symbols at once it may be about many.
+    """
+
+    series: tuple[Series, ...]
+    partitions: tuple[Partition, ...]
     source: Source
     windows: tuple[Window, ...]
     empty: tuple[TimeRange, ...] = ()
     """Ranges that the source already answered with nothing, to be recorded as covered."""
+    life: TimeRange = ALWAYS
+    """Absent bars are gaps only inside this."""
+
+    @property
+    def requests(self) -> int:
+        """Planned page requests."""
+        return sum(window.requests for window in self.windows)
 
     @property
     def weight(self) -> int:
@@ -157,8 +174,8 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Most rows that the planned pages can bring."""
-        return sum(window.limit for window in self.windows)
+        """About how many rows the planned pages bring."""
+        return sum(window.rows for window in self.windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +221,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a job did; `error` says why it could not do all of it."""
+    """What a job did; `error` says why it could not do all of it (what it could is stored)."""
 
     job: Job
     rows_written: int = 0
     """New or changed rows."""
-    written: bool = False
-    """Whether the partition was replaced."""
-    gaps: tuple[TimeRange, ...] = ()
-    """Absent bars of the covered range, inside the life of the series."""
+    partitions_written: int = 0
     findings: tuple[Finding, ...] = ()
-    error: BaseException | None = field(default=None, compare=False)
+    error: EtlError | None = None

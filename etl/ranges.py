@@ -43,6 +43,9 @@ class TimeRange:
         return TimeRange(start, end) if start < end else TimeRange(self.start, self.start)
 
 
+ALWAYS = TimeRange(0, MAX_TIME)
+
+
 def union(ranges: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
     """Sorted, disjoint ranges that hold the same times; touching ranges are joined."""
     merged: list[TimeRange] = []
@@ -105,7 +108,7 @@ class Interval:
         if self.step:
             return time - (time - self.offset) % self.step
         moment = to_datetime(time)
-        return from_datetime(datetime(moment.year, moment.month, 1, tzinfo=UTC))
+        return _first(moment.year, moment.month)
 
     def next(self, time: int) -> int:
         """The first open after `time`."""
@@ -113,7 +116,7 @@ class Interval:
             return self.floor(time) + self.step
         moment = to_datetime(time)
         year, month = divmod(moment.year * 12 + moment.month, 12)
-        return from_datetime(datetime(year, month + 1, 1, tzinfo=UTC))
+        return _first(year, month + 1)
 
     def ceil(self, time: int) -> int:
         """The first open at or after `time`."""

@@ -44,7 +44,7 @@ MARKETS = {
             weight_limit=2400,
             pool="futures",
             exchange_info_weight=1,
-            first_time=1_567_900_800_000,  # 2019-09-08, the day of the first BTCUSDT bar
+            first_time=1_567_296_000_000,  # 2019-09-01: the first BTCUSDT bar is of 2019-09-08, and its month opens here
         ),
         Market(
             name="cm",

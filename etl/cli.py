@@ -1,0 +1,503 @@
+"""The command line: parse, call the pipeline, print, exit. Data goes to stdout, talk to stderr.
+
+Everything heavy is imported inside the commands, so that `etl --help` answers at once (tests/test_cli.py holds the list).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from . import __version__, config, registry, report
+from .errors import Cancelled, EtlError, SeriesFailed, UsageError
+from .ranges import from_datetime, iso, parse_duration, parse_time
+
+if TYPE_CHECKING:
+    from .config import Settings
+    from .model import Series
+    from .pipeline import Outcome, Progress, Selection
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+log = logging.getLogger("etl")
+
+
+# Options
+
+
+def _stack(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for one in reversed(decorators):
+            command = one(command)
+        return command
+
+    return decorate
+
+
+def _names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """`A,B` and repeated options as one tuple; `@FILE` is one name a line."""
+    names: list[str] = []
+    for value in values:
+        for name in value.split(","):
+            if name.startswith("@"):
+                try:
+                    lines = Path(name[1:]).read_text("utf-8").splitlines()
+                except (OSError, ValueError) as error:
+                    raise click.BadParameter(f"cannot read the names in {name[1:]}: {error}") from None
+                names += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+            elif name.strip():
+                names.append(name.strip())
+    return tuple(dict.fromkeys(names))
+
+
+def _time(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    return None if value is None or value == "now" else parse_time(value)
+
+
+def _duration(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """A duration in seconds; `forever` for --wait without a value."""
+    if value is None:
+        return None
+    return float("inf") if value == "forever" else parse_duration(value) / 1000
+
+
+common = _stack(
+    click.option("--lake", metavar="FOLDER", help="Root folder of the lake."),
+    click.option("--config", "config_file", metavar="FILE", help="TOML file with settings."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+    click.option("-v", "--verbose", count=True, help="Say more on stderr."),
+    click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong."),
+)
+selection = _stack(
+    click.option("--market", metavar="NAME", help=f"{', '.join(registry.MARKETS)} (default um)."),
+    click.option(
+        "--symbols", multiple=True, callback=_names, metavar="A,B", help="Symbols; all = trading now, ever = ever known, @FILE."
+    ),
+    click.option("--interval", "intervals", multiple=True, callback=_names, metavar="1m,1h", help="Bar sizes (default 1m)."),
+)
+span = _stack(
+    click.option("--start", callback=_time, metavar="TIME", help="Date or date-time, UTC (default: the first bar)."),
+    click.option(
+        "--end", callback=_time, metavar="TIME", help="Exclusive; date, date-time or now (default: the last closed bar)."
+    ),
+)
+writing = _stack(
+    click.option("--dry-run", is_flag=True, help="Print the plan and its cost, write nothing."),
+    click.option(
+        "--wait", is_flag=False, flag_value="forever", callback=_duration, metavar="SECONDS", help="Wait for the lake's lock."
+    ),
+    click.option("--max-duration", callback=_duration, metavar="TIME", help="Stop cleanly after that time, e.g. 50m."),
+    click.option("--weight-share", type=float, help="Share of the exchange's weight limit to use."),
+    click.option("--workers", type=int, help="Concurrent requests."),
+    click.option(
+        "--source", type=click.Choice(["auto", "rest"]), default="auto", help="Where data comes from (auto is rest for now)."
+    ),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="etl")
+def cli() -> None:
+    """Historical bars and funding of Binance futures: extracted, verified, stored as Parquet, queried in SQL.
+
+    \b
+    etl demo                                              everything once, without the internet
+    etl backfill klines funding --symbols BTCUSDT --start 2024-01-01
+    etl update                                            bring the lake up to the last closed bar
+    etl sql "SELECT * FROM bars('BTCUSDT', '1m') LIMIT 5"
+    """  # noqa: D301 - \b is click's mark for lines that are not to be wrapped
+
+
+# Commands
+
+
+@cli.command()
+@click.argument("datasets", nargs=-1, required=True)
+@selection
+@span
+@writing
+@common
+def backfill(datasets: tuple[str, ...], **options: Any) -> None:
+    """Fill what the lake lacks of the selection."""
+    from .pipeline import Selection  # noqa: PLC0415 - heavy
+
+    if not options["symbols"]:
+        raise UsageError("backfill needs --symbols, for example --symbols BTCUSDT or --symbols all")
+    _check_names(datasets, options)
+    chosen = Selection(
+        options["market"] or "um",
+        tuple(dict.fromkeys(datasets)),
+        options["symbols"],
+        options["intervals"] or ("1m",),
+        options["start"],
+        options["end"],
+    )
+    if chosen.start is not None and chosen.end is not None and chosen.start >= chosen.end:
+        raise UsageError("--start must lie before --end; the range is half-open, [start, end)")
+    _sync("backfill", options, [chosen], stored=None)
+
+
+@cli.command()
+@click.argument("datasets", nargs=-1)
+@selection
+@click.option(
+    "--lookback", default="3d", metavar="TIME", help="Read the last stretch again and report what changed (default 3d)."
+)
+@writing
+@common
+def update(datasets: tuple[str, ...], lookback: str, **options: Any) -> None:
+    """Bring every series in the lake, and those of config/universe.toml, up to the last closed bar."""
+    from .pipeline import Selection  # noqa: PLC0415 - heavy
+
+    _check_names(datasets, options)
+
+    def chosen(series: Series) -> bool:
+        return (
+            (not datasets or series.dataset in datasets)
+            and options["market"] in {None, series.market}
+            and (not options["symbols"] or series.symbol in options["symbols"])
+            and (not options["intervals"] or series.interval in {None, *options["intervals"]})
+        )
+
+    path = config.universe_path(Path.cwd())
+    entries = config.load_universe(path) if path else ()
+    narrowed = bool(datasets or options["symbols"] or options["intervals"] or options["market"])
+    selections = [Selection(e.market, e.datasets, e.symbols, e.intervals, e.start) for e in entries if not narrowed]
+    _sync("update", options, selections, stored=chosen, lookback=parse_duration(lookback))
+
+
+@cli.command()
+@click.argument("query")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), help="Default: table on a terminal, else csv."
+)
+@click.option("-o", "--output", metavar="FILE", help="Write to a file.")
+@common
+def sql(query: str, form: str | None, output: str | None, **options: Any) -> None:
+    """Run one query over the views; `-` reads it from stdin."""
+    from .load import query as querying  # noqa: PLC0415 - heavy
+
+    settings = _settings(options)
+    text = sys.stdin.read() if query == "-" else query
+    result = querying.run(settings.lake, text)
+    chosen = "json" if options["as_json"] else form
+    querying.write_result(result, chosen, output)
+
+
+@cli.command()
+@click.option("--max-lag", metavar="TIME", help="Exit 1 if a series lags more than this, e.g. 2d.")
+@click.option("--rebuild", is_flag=True, help="Write the catalog anew from the lake alone.")
+@common
+def status(max_lag: str | None, *, rebuild: bool, **options: Any) -> None:
+    """Say what is stored: per series first, last, rows, missing, lag, bytes, sources."""
+    from . import pipeline  # noqa: PLC0415 - heavy
+
+    settings = _settings(options)
+    store = pipeline.existing(settings)
+    if rebuild:
+        pipeline.rebuild(store)
+    rows = pipeline.status(store, int(time.time() * 1000))
+    late: list[dict[str, Any]] = []
+    if max_lag is not None:
+        limit = parse_duration(max_lag) // 1000
+        late = [row for row in rows if row["lag_s"] is None or row["lag_s"] > limit]
+    if options["as_json"]:
+        _print_json({"series": rows} | ({"exit_code": 1} if late else {}))
+    else:
+        columns = (
+            "market",
+            "dataset",
+            "symbol",
+            "interval",
+            "first",
+            "last",
+            "rows",
+            "expected",
+            "missing",
+            "lag_s",
+            "bytes",
+            "sources",
+        )
+        click.echo(report.records(rows, columns))
+    if late:
+        worst = max(late, key=lambda row: row["lag_s"] or 0)
+        log.error(
+            "%d of %d series lag more than %s, most: %s %s", len(late), len(rows), max_lag, worst["dataset"], worst["symbol"]
+        )
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("--market", default="um", metavar="NAME", help=f"{', '.join(registry.MARKETS)} (default um).")
+@click.option("--at", callback=_time, metavar="TIME", help="Only what traded at that time.")
+@common
+def symbols(market: str, at: int | None, **options: Any) -> None:
+    """Print symbol rules and life spans, also of symbols that the exchange has forgotten but the lake knows."""
+    from .pipeline import Pipeline  # noqa: PLC0415 - heavy
+
+    registry.market(market)
+    with Pipeline(_settings(options)) as pipeline:
+        rows = pipeline.symbols(market, at)
+    if options["as_json"]:
+        _print_json(rows)
+    else:
+        columns = (
+            "symbol",
+            "status",
+            "contract_type",
+            "onboard_time",
+            "delivery_time",
+            "tick_size",
+            "step_size",
+            "min_notional",
+        )
+        click.echo(report.records(rows, columns))
+
+
+@cli.command()
+@click.argument("symbol")
+@click.option("--market", default="um", metavar="NAME", help="um, cm or spot (default um).")
+@common
+def quote(symbol: str, market: str, **options: Any) -> None:
+    """Print best bid and ask, and the spread in ticks."""
+    with _client(market, options) as client:
+        price = client.get_best_price(symbol)
+        ticks = client.spread_in_ticks(symbol, price)
+    moment = price["time"]
+    row = {**price, "spread_ticks": ticks, "time": None if moment is None else iso(from_datetime(moment.to_pydatetime()))}
+    columns = ("symbol", "bid", "bid_qty", "ask", "ask_qty", "spread_ticks", "time")
+    if options["as_json"]:
+        _print_json({name: row[name] for name in columns})
+    else:
+        click.echo(report.records([row], columns))
+
+
+@cli.command()
+@click.argument("symbol")
+@click.option("--limit", default=10, show_default=True, help="Levels of each side.")
+@click.option("--market", default="um", metavar="NAME", help="um, cm or spot (default um).")
+@common
+def depth(symbol: str, limit: int, market: str, **options: Any) -> None:
+    """Print the order book as a ladder, best prices in the middle."""
+    with _client(market, options) as client:
+        book = client.get_order_book(symbol, limit=limit)
+        now = client.get_server_time()
+    sides = {side: book[side][["price", "qty"]].to_numpy().tolist() for side in ("bids", "asks")}
+    if options["as_json"]:
+        _print_json({"symbol": symbol, "time": iso(from_datetime(now.to_pydatetime())), **sides})
+        return
+    rows = [{"side": "ask", "price": price, "qty": qty} for price, qty in reversed(sides["asks"])]
+    rows += [{"side": "bid", "price": price, "qty": qty} for price, qty in sides["bids"]]
+    click.echo(report.records(rows, ("side", "price", "qty")))
+
+
+# What the commands share
+
+
+def _check_names(datasets: Sequence[str], options: dict[str, Any]) -> None:
+    for name in datasets:
+        registry.dataset(name)
+    for name in options["intervals"]:
+        registry.interval(name)
+    if options["market"] is not None:
+        registry.market(options["market"])
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    given = {name: options.get(name) for name in ("lake", "weight_share", "workers")}
+    settings = config.load({**given, "config": options["config_file"]}, env=os.environ, cwd=Path.cwd())
+    _start_log(settings.log_format, verbose=options["verbose"], quiet=options["quiet"])
+    return settings
+
+
+@contextmanager
+def _client(market: str, options: dict[str, Any]) -> Iterator[Any]:
+    from .extract.client import BinanceFuturesClient  # noqa: PLC0415 - heavy
+
+    settings = _settings(options)
+    registry.market(market)
+    with BinanceFuturesClient(base_url=getattr(settings, f"{market}_url"), market=market) as client:
+        yield client
+
+
+def _sync(
+    command: str,
+    options: dict[str, Any],
+    selections: list[Selection],
+    *,
+    stored: Callable[[Series], bool] | None,
+    lookback: int = 0,
+) -> NoReturn:
+    """Run, print the outcome in the way that was asked for, and exit with its code."""
+    from .pipeline import Pipeline  # noqa: PLC0415 - heavy
+
+    settings = _settings(options)
+    quiet = options["quiet"] or options["dry_run"]
+    with (
+        _stoppable(options["max_duration"]) as stop,
+        Pipeline(settings, stop=stop, progress=_progress(settings, quiet=quiet)) as pipeline,
+    ):
+        outcome = pipeline.sync(
+            command, selections, stored=stored, lookback=lookback, dry_run=options["dry_run"], wait=options["wait"] or 0.0
+        )
+    if outcome.dry_run:
+        if options["as_json"]:
+            _print_json(report.plan_json(outcome.jobs, outcome.eta_s))
+        else:
+            click.echo(report.plan_text(outcome.jobs, outcome.eta_s))
+        sys.exit(0)
+    exit_code = stop.exit_code or outcome.exit_code
+    if options["as_json"]:
+        _print_json(_outcome_json(outcome, exit_code))
+    _say_outcome(outcome, exit_code)
+    sys.exit(exit_code)
+
+
+def _outcome_json(outcome: Outcome, exit_code: int) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "rows_written": outcome.rows_written,
+        "partitions_written": outcome.partitions_written,
+        "requests": outcome.requests,
+        "weight": outcome.weight,
+        "bytes_downloaded": outcome.bytes_downloaded,
+        "elapsed_s": round(outcome.elapsed_s, 3),
+        "gaps": [{**report.span_json(gap.series, gap.span), "verdict": gap.verdict} for gap in outcome.gaps],
+        "changed": [report.finding_json(finding) for finding in outcome.changed],
+        "failed": [{**series.as_dict(), "error": str(error)} for series, error in outcome.failed],
+        "exit_code": exit_code,
+    }
+    if exit_code:
+        error = outcome.stopped or SeriesFailed(f"{len(outcome.failed)} series failed; what could be fetched is stored")
+        document["error"] = {"type": type(error).__name__, "message": str(error)}
+    return document
+
+
+def _say_outcome(outcome: Outcome, exit_code: int) -> None:
+    for finding in outcome.changed:
+        log.warning("%s: %s", finding.series, finding.message)
+    for series, error in outcome.failed:
+        log.error("%s failed: %s", series, error)
+    for line in report.gaps_text((gap.series, gap.span, gap.verdict) for gap in outcome.gaps):
+        log.warning("gap %s", line.strip())
+    if outcome.stopped is not None:
+        log.error("stopped: %s", outcome.stopped)
+    log.info(
+        "%s %s: %s rows in %s files, %s requests, weight %s, %s",
+        outcome.command,
+        "done" if exit_code == 0 else f"ended with exit code {exit_code}",
+        f"{outcome.rows_written:,}",
+        f"{outcome.partitions_written:,}",
+        f"{outcome.requests:,}",
+        f"{outcome.weight:,}",
+        report.duration(outcome.elapsed_s),
+    )
+
+
+class _Stop(threading.Event):
+    """Set by a signal or by --max-duration; says which exit code that means."""
+
+    exit_code = 0
+
+
+@contextmanager
+def _stoppable(max_duration: float | None) -> Iterator[_Stop]:
+    """SIGINT and SIGTERM ask the run to end cleanly; a second one ends it at once."""
+    stop = _Stop()
+
+    def ask(number: int, _: object) -> None:
+        if stop.exit_code:
+            os._exit(stop.exit_code)
+        stop.exit_code = 128 + number
+        log.warning("stopping: what is under way is finished or dropped, what is done stays; again to end at once")
+        stop.set()
+
+    def too_long() -> None:
+        stop.exit_code = stop.exit_code or SeriesFailed.exit_code
+        log.warning("stopping: --max-duration is over")
+        stop.set()
+
+    timer = threading.Timer(max_duration, too_long) if max_duration else None
+    if timer:
+        timer.daemon = True
+        timer.start()
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        if timer:
+            timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _progress(settings: Settings, *, quiet: bool) -> Progress:
+    from . import pipeline, progress  # noqa: PLC0415 - heavy
+
+    if quiet:
+        return pipeline.Progress()
+    if sys.stderr.isatty() and settings.log_format == "text":
+        return progress.Bar()
+    return progress.Lines()
+
+
+def _print_json(document: object) -> None:
+    click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        moment = iso(int(record.created * 1000))
+        return json.dumps(
+            {"time": moment, "level": record.levelname.lower(), "message": record.getMessage()}, ensure_ascii=False
+        )
+
+
+def _start_log(form: str, *, verbose: int, quiet: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if form == "json" else logging.Formatter("%(levelname).1s %(message)s"))
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+
+
+def main() -> NoReturn:
+    """Run a command; errors become one message on stderr, one document with --json, and the exit code of their type."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        cli.main(standalone_mode=False)
+        sys.exit(0)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _fail(Cancelled("interrupted"), 130, as_json=as_json)
+    except KeyboardInterrupt:
+        _fail(Cancelled("interrupted"), 130, as_json=as_json)
+    except click.ClickException as error:
+        if not as_json:
+            error.show()
+            sys.exit(error.exit_code)
+        _fail(UsageError(error.format_message()), error.exit_code, as_json=True)
+    except BrokenPipeError:
+        # The reader of stdout went away, as `| head` does: nothing is wrong, and nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except EtlError as error:
+        _fail(error, error.exit_code, as_json=as_json)
+
+
+def _fail(error: EtlError, exit_code: int, *, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_json({"error": {"type": type(error).__name__, "message": str(error)}, "exit_code": exit_code})
+    click.echo(f"etl: {error}", err=True)
+    sys.exit(exit_code)

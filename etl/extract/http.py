@@ -1,0 +1,212 @@
+"""One GET over kept connections, with every end a request can come to inside bounds; the only module that knows httpx."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self
+
+import httpcore
+import httpx
+
+from ..errors import BadAnswer, EtlError, Transient, UsageError
+
+USER_AGENT = f"binance-futures-etl/{version('binance-futures-etl')} (+python-httpx)"
+MEBIBYTE = 2**20
+
+Params = Mapping[str, str | int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: `headers` by lower-case name, `body` unpacked, `downloaded` the bytes of the body on the wire."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    downloaded: int
+
+
+class Http:
+    """A pool of at most `connections` kept connections for any number of threads. Close it, or use it as a context manager.
+
+    `timeout` bounds, in seconds, connecting and each silence of the server, `deadline` the whole request: neither headers nor
+    a body that drip in byte by byte can hold it longer. `max_body` caps the unpacked body in bytes. Redirects are not followed;
+    TLS is always verified; HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE are honoured.
+    """
+
+    def __init__(
+        self, *, connections: int = 32, timeout: float = 10.0, deadline: float = 60.0, max_body: int = 32 * MEBIBYTE
+    ) -> None:
+        self._deadline = deadline
+        self._max_body = max_body
+        self._client = httpx.Client(
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"},
+            timeout=httpx.Timeout(timeout, pool=deadline),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30),
+            follow_redirects=False,
+        )
+        _enforce_deadline(self._client)
+
+    def get(self, url: str, params: Params | None = None) -> Answer:
+        """The answer to GET `url` with those `params` that are not None, whatever its status.
+
+        Transient where connection, TLS or time failed or the body was cut off, BadAnswer for a body that is too large or packed
+        in a way nobody asked for, EtlError for a certificate that cannot be verified, UsageError for a URL that is none.
+        """
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        try:
+            request = self._client.build_request("GET", url, params=given or None)
+            url = str(request.url)
+            with _deadline(self._deadline):
+                response = self._client.send(request, stream=True)
+                try:
+                    return self._read(url, response)
+                finally:
+                    response.close()
+        except _ERRORS as error:
+            raise translate(error, url) from error
+
+    def _read(self, url: str, response: httpx.Response) -> Answer:
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in {"identity", "gzip", "x-gzip"}:
+            raise BadAnswer(f"GET {url}: the body is packed as '{encoding}', but gzip was asked for")
+        body = bytearray()
+        pieces: Iterable[bytes] = response.iter_raw()
+        if encoding != "identity":
+            pieces = _gunzip(pieces)
+        for piece in pieces:
+            body += piece
+            if len(body) > self._max_body:
+                raise BadAnswer(f"GET {url}: the body exceeds {self._max_body} bytes; it begins {bytes(body[:60])!r}")
+        return Answer(url, response.status_code, response.headers, bytes(body), response.num_bytes_downloaded)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Inflates in steps of at most a mebibyte, so that a bomb meets the cap and not the memory; no bytes at all are no body."""
+    inflate = zlib.decompressobj(wbits=31)
+    empty = True
+    for piece in pieces:
+        packed = piece
+        while packed and not inflate.eof:
+            empty = False
+            yield inflate.decompress(packed, MEBIBYTE)
+            packed = inflate.unconsumed_tail
+    if not (empty or inflate.eof):
+        raise zlib.error("it ends in the middle")
+
+
+# ---- errors
+
+_ERRORS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, httpx.CookieConflict, zlib.error, UnicodeError)
+
+
+def translate(error: Exception, url: str) -> EtlError:
+    """What `error`, met while asking `url`, means to a caller who does not know httpx."""
+    certificate: BaseException | None = error
+    while certificate is not None and not isinstance(certificate, ssl.SSLCertVerificationError):
+        certificate = certificate.__cause__ or certificate.__context__
+    if certificate is not None:
+        return EtlError(
+            f"GET {url}: the server's certificate cannot be verified ({certificate}); if a proxy of yours signs it, "
+            "set SSL_CERT_FILE to that authority; otherwise check this machine's clock and network"
+        )
+    if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)):
+        return UsageError(f"GET {url}: this is no address that can be asked: {error}")
+    if isinstance(error, zlib.error):
+        return Transient(f"GET {url}: the gzip body is damaged or cut off: {error}")
+    return Transient(f"GET {url}: {type(error).__name__}: {error}")
+
+
+# ---- the deadline
+#
+# httpx bounds each read, so a server that sends a byte now and then is never too slow for it. Our streams also know when the
+# whole request must be over, and shorten every wait to what is left. A thread has one request at a time: hence thread-local.
+
+_thread = threading.local()
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    _thread.ends = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _thread.ends = None
+
+
+def _left(timeout: float | None, expired: type[Exception]) -> float | None:
+    """`timeout`, but no longer than until the deadline; `expired` if that has passed."""
+    ends: float | None = getattr(_thread, "ends", None)
+    if ends is None:
+        return timeout
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise expired("the deadline of the whole request has passed")
+    return left if timeout is None else min(timeout, left)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _left(timeout, httpcore.WriteTimeout))
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, _left(timeout, httpcore.ConnectTimeout)))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _Backend(httpcore.NetworkBackend):
+    def __init__(self, inner: httpcore.NetworkBackend) -> None:
+        self._inner = inner
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        left = _left(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.connect_tcp(host, port, left, local_address, socket_options))
+
+
+def _enforce_deadline(client: httpx.Client) -> None:
+    """No public way leads from httpx to the network backend of transports that also follow the proxy variables, so it is
+    put where httpx keeps it, for the direct transport and every proxy; an httpx that keeps it elsewhere fails here, at once.
+    """
+    for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - see above
+        if isinstance(transport, httpx.HTTPTransport):
+            pool = transport._pool  # noqa: SLF001
+            pool._network_backend = _Backend(pool._network_backend)  # noqa: SLF001

@@ -1,0 +1,57 @@
+"""Replace a file as a whole: a reader, or the next run after a crash, sees the old bytes or the new ones, nothing between."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+from ..errors import LakeError
+
+_counter = itertools.count()
+
+
+def temporary(lake: Path) -> Path:
+    """A new name in the lake's `.tmp` folder: on the same file system as the data, and never a `*.parquet` beside it."""
+    folder = lake / ".tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{os.getpid()}-{next(_counter)}"
+
+
+def replace_file(lake: Path, target: Path, content: bytes | memoryview) -> None:
+    """Put `content` at `target`, whole or not at all: write beside, fsync, rename, fsync the folder; else LakeError."""
+    beside = None
+    try:
+        beside = temporary(lake)
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        publish(beside, target)
+    except OSError as error:
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+        raise LakeError(f"cannot write {target}: {error.strerror or error}; the old file, if any, is untouched") from error
+
+
+def publish(beside: Path, target: Path) -> None:
+    """Rename a complete, synced file over `target` so that the name survives a power cut."""
+    _make_folder(target.parent)
+    beside.replace(target)
+    _sync_folder(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

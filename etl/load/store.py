@@ -1,0 +1,270 @@
+"""The lake on disk: which file holds what, how it is read, and how it is replaced.
+
+A file holds the rows of one partition and, in its footer under the key `etl`, what was asked and answered. So rows and coverage
+commit together, and everything else that is known about the lake can be derived from its files (docs/format.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .. import registry
+from ..errors import LakeError, LakeLocked, UsageError
+from ..model import Coverage, Partition, Series
+from ..ranges import HOUR, TimeRange, from_datetime, months, years
+from ..schema import arrow_schema
+from .files import replace_file
+
+FORMAT = 1
+FOOTER_KEY = b"etl"
+ROW_GROUP = 131_072
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What one file says of itself; `first` and `last` are times of rows (ms UTC), None where it holds none."""
+
+    partition: Partition
+    path: Path
+    rows: int
+    first: int | None
+    last: int | None
+    size: int
+    coverage: tuple[Coverage, ...]
+    holes: tuple[TimeRange, ...]
+
+
+class Store:
+    """One lake. Reading needs no lock; `lock` must be held to write."""
+
+    def __init__(self, root: Path, layout: str) -> None:
+        self.root = root
+        self.layout = layout
+
+    @classmethod
+    def open(cls, root: Path, *, network: str, layout: str) -> Store:
+        """The lake at `root`, or what `create` would make there; the layout of an existing lake stands.
+
+        UsageError if the lake there belongs to another network.
+        """
+        path = root / "lake.json"
+        try:
+            about = json.loads(path.read_text())
+            version, owner, stands = about["format"], about["network"], about["partition"]
+        except FileNotFoundError:
+            return cls(root, layout)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LakeError(f"{path} cannot be read ({error}); it says what the lake is: restore it before going on") from error
+        if version != FORMAT:
+            raise LakeError(f"{path} says format {version}, this version knows format {FORMAT}: use a newer version")
+        if owner != network:
+            raise UsageError(f"the lake at {root} holds data of {owner}, not of {network}: use another --lake for {network}")
+        return cls(root, str(stands))
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a lake."""
+        return (self.root / "lake.json").exists()
+
+    def create(self, network: str) -> None:
+        """Make the lake, for that network, if it is not there yet."""
+        if not self.exists:
+            about = {"format": FORMAT, "network": network, "partition": self.layout}
+            replace_file(self.root, self.root / "lake.json", (json.dumps(about) + "\n").encode())
+
+    # Names
+
+    def partitions(self, series: Series, span: TimeRange) -> list[Partition]:
+        """The partitions of the series that `span` touches: calendar months for bars below 1h in a month lake, else years."""
+        step = registry.interval(series.interval).step if series.interval else 0
+        periods = months if self.layout == "month" and 0 < step < HOUR else years
+        return [Partition(series, name, period) for name, period in periods(span)]
+
+    def folder(self, series: Series) -> Path:
+        """The folder of a series; UsageError for a symbol that cannot be a folder's name."""
+        encoded = quote(series.symbol, safe="")
+        if encoded in {"", ".", ".."} or "\0" in series.symbol or len(encoded) > LONGEST_NAME:
+            raise UsageError(f"symbol {series.symbol[:40]!r} cannot be stored: empty, a dot name, with NUL, or too long")
+        folder = self.root / series.dataset / f"market={series.market}"
+        if series.interval:
+            folder /= f"interval={registry.interval(series.interval).path_name}"
+        return folder / f"symbol={encoded}"
+
+    def path(self, partition: Partition) -> Path:
+        """The file of a partition."""
+        return self.folder(partition.series) / f"{partition.name}.parquet"
+
+    # Reading
+
+    def series(self) -> Iterator[Series]:
+        """Every series that has a folder in the lake, sorted."""
+        by_path_name = {interval.path_name: name for name, interval in registry.INTERVALS.items()}
+        for dataset in registry.DATASETS.values():
+            levels = "market=*/interval=*/symbol=*" if dataset.has_interval else "market=*/symbol=*"
+            for folder in sorted((self.root / dataset.name).glob(levels)):
+                values = dict(part.split("=", 1) for part in folder.relative_to(self.root / dataset.name).parts)
+                interval = by_path_name.get(values.get("interval", ""))
+                if dataset.has_interval and interval is None:
+                    continue
+                yield Series(values["market"], dataset.name, unquote(values["symbol"]), interval)
+
+    def files(self, series: Series) -> list[Stored]:
+        """What is stored of the series, one entry a file, by time. Reads footers only."""
+        folder = self.folder(series)
+        if not folder.is_dir():
+            return []
+        return [self._stored(series, path) for path in sorted(folder.glob("*.parquet"))]
+
+    def _stored(self, series: Series, path: Path) -> Stored:
+        dataset = registry.dataset(series.dataset)
+        with _reading(path):
+            metadata = pq.read_metadata(path)
+            about = json.loads((metadata.metadata or {})[FOOTER_KEY])
+            column = dataset.columns.index(next(c for c in dataset.columns if c.name == dataset.time_column))
+            first = last = None
+            for group in range(metadata.num_row_groups):
+                statistics = metadata.row_group(group).column(column).statistics
+                low, high = _milliseconds(statistics.min), _milliseconds(statistics.max)
+                first = low if first is None else min(first, low)
+                last = high if last is None else max(last, high)
+            coverage = tuple(Coverage(TimeRange(c["start"], c["end"]), c["source"], c["checked"]) for c in about["coverage"])
+            holes = tuple(TimeRange(start, end) for start, end in about["holes"])
+            partition = self._partition_named(series, path.stem)
+        return Stored(partition, path, metadata.num_rows, first, last, path.stat().st_size, coverage, holes)
+
+    def _partition_named(self, series: Series, name: str) -> Partition:
+        start = from_datetime(datetime(int(name[:4]), int(name[5:7] or 1), 1, tzinfo=UTC))
+        periods = months if len(name) > 4 else years
+        found, period = next(periods(TimeRange(start, start + 1)))
+        if found != name:
+            raise ValueError(f"'{name}' names no period")
+        return Partition(series, name, period)
+
+    def stored(self, partition: Partition) -> Stored | None:
+        """What the partition's file says of itself, None where there is no file."""
+        path = self.path(partition)
+        return self._stored(partition.series, path) if path.exists() else None
+
+    def rows(self, partition: Partition) -> pa.Table:
+        """The stored rows of a partition; empty where there is no file."""
+        schema = arrow_schema(partition.series.dataset)
+        path = self.path(partition)
+        if not path.exists():
+            return schema.empty_table()
+        with _reading(path):
+            return pq.ParquetFile(path).read(columns=schema.names).cast(schema)
+
+    # Writing
+
+    def replace(self, partition: Partition, rows: pa.Table, coverage: Sequence[Coverage], holes: Sequence[TimeRange]) -> None:
+        """Replace the partition's file by one that holds `rows` (sorted, unique) and says what was asked and answered."""
+        series = partition.series
+        path = self.path(partition)
+        self._refuse_second_spelling(path.parent)
+        endpoint = registry.dataset(series.dataset).endpoints[series.market]
+        about = {
+            "format": FORMAT,
+            **series.as_dict(),
+            "coverage": [
+                {
+                    "start": c.span.start,
+                    "end": c.span.end,
+                    "source": c.source,
+                    "source_url": endpoint.path,
+                    "sha256": None,
+                    "checked": c.checked,
+                }
+                for c in coverage
+            ],
+            "holes": [[hole.start, hole.end] for hole in holes],
+        }
+        footer = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
+        replace_file(self.root, path, memoryview(encode(rows, footer)))
+
+    def _refuse_second_spelling(self, folder: Path) -> None:
+        if folder.is_dir() or not folder.parent.is_dir():
+            return
+        for other in folder.parent.iterdir():
+            if other.name != folder.name and other.name.casefold() == folder.name.casefold():
+                raise LakeError(f"{folder.name} is not stored: a case-blind file system would mix it with {other.name}")
+
+    @contextlib.contextmanager
+    def lock(self, wait: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> Iterator[None]:
+        """Be the lake's only writer; LakeLocked if another one stays longer than `wait` seconds.
+
+        The system drops the lock with the process, so a dead writer never blocks. Left-over temporary files of dead writers go.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as file:
+            deadline = time.monotonic() + wait
+            while not _locked(file.fileno()):
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    owner = file.read().strip() or "another process"
+                    raise LakeLocked(f"{owner} is writing to the lake {self.root}; wait for it with --wait[=SECONDS]")
+                sleep(0.2)
+            file.truncate(0)
+            file.write(f"process {os.getpid()}")
+            file.flush()
+            for left_over in (self.root / ".tmp").glob("*"):
+                left_over.unlink(missing_ok=True)
+            yield
+
+
+def encode(rows: pa.Table, footer: str) -> pa.Buffer:
+    """The bytes of a Parquet file; the same rows and footer give the same bytes. Figures for each choice: docs/adr/0002."""
+    kinds = {field.name: field.type for field in rows.schema}
+    plain = {name: "PLAIN" for name, kind in kinds.items() if pa.types.is_floating(kind)}
+    delta = {
+        name: "DELTA_BINARY_PACKED" for name, kind in kinds.items() if pa.types.is_timestamp(kind) or pa.types.is_integer(kind)
+    }
+    text = [name for name, kind in kinds.items() if pa.types.is_string(kind)]
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        rows.schema,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=text,
+        column_encoding=plain | delta,
+        write_page_checksum=True,
+        store_schema=False,
+    ) as writer:
+        writer.write_table(rows, row_group_size=ROW_GROUP)
+        writer.add_key_value_metadata({FOOTER_KEY.decode(): footer})
+    return sink.getvalue()
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _milliseconds(value: object) -> int:
+    return int(pa.scalar(value, pa.timestamp("ms")).value)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise LakeError(
+            f"{path} is not a readable file of this lake ({error}); move it away and run again to fetch it anew"
+        ) from error

@@ -1,0 +1,540 @@
+"""The composition root: owns what is open, turns a selection into wants, a plan into jobs, and jobs into files of the lake."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+
+from . import execute, registry
+from . import plan as planning
+from .config import Settings
+from .errors import Cancelled, EtlError, LakeError, Refused, SeriesFailed, UsageError
+from .extract.conversation import Conversation
+from .extract.limits import WeightBudget
+from .extract.rest import RestSource
+from .load import views
+from .load.files import replace_file
+from .load.store import Store
+from .load.symbols import Symbols, alive, in_text
+from .model import Coverage, ExchangeInfo, Finding, Job, Partition, Receipt, Series
+from .plan import Want
+from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
+from .transform import normalize, quality
+
+# A round trip to the exchange, for the estimate of --dry-run only.
+TYPICAL_LATENCY_S = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a user asks for: every combination of datasets, symbols and intervals of one market in [start, end) (ms UTC).
+
+    `symbols` may hold `all` (trading now) and `ever` (all that the exchange or this lake has known). A start of None is the
+    first bar of each series.
+    """
+
+    market: str
+    datasets: tuple[str, ...]
+    symbols: tuple[str, ...]
+    intervals: tuple[str, ...]
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Bars that are not stored: `missing` (the source answered without them) or `lost` (it could not be asked)."""
+
+    series: Series
+    span: TimeRange
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Until when a contract trades (ms UTC), and whether the exchange still lists it."""
+
+    ends: int = MAX_TIME
+    listed: bool = True
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run did, or with `dry_run` what it would do."""
+
+    command: str
+    jobs: tuple[Job, ...] = ()
+    dry_run: bool = False
+    eta_s: float = 0.0
+    rows_written: int = 0
+    partitions_written: int = 0
+    requests: int = 0
+    weight: int = 0
+    bytes_downloaded: int = 0
+    elapsed_s: float = 0.0
+    gaps: list[Gap] = field(default_factory=list)
+    changed: list[Finding] = field(default_factory=list)
+    failed: list[tuple[Series, EtlError]] = field(default_factory=list)
+    stopped: EtlError | None = None
+    """What ended the run before its work was done: the exchange's refusal, a signal, --max-duration."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 some series failed, 4 refused, 130 interrupted (contract 4)."""
+        if self.stopped is not None:
+            return self.stopped.exit_code
+        return SeriesFailed.exit_code if self.failed else 0
+
+
+class Progress:
+    """What a run tells while it works; this one keeps silent."""
+
+    def start(self, jobs: Sequence[Job], weight: Callable[[], int]) -> None:
+        """The plan is made; `weight` tells from now on what was spent."""
+
+    def page(self, rows: int) -> None:
+        """A window was answered that the plan expected to bring so many rows. Called from several threads."""
+
+    def receipt(self, receipt: Receipt) -> None:
+        """A job is done."""
+
+    def finish(self) -> None:
+        """The run ends, in whatever way."""
+
+
+class Pipeline:
+    """Runs selections against one lake. Use as a context manager; one thread at a time."""
+
+    def __init__(self, settings: Settings, *, stop: threading.Event | None = None, progress: Progress | None = None) -> None:
+        self.settings = settings
+        self._stop = stop or threading.Event()
+        self._progress = progress or Progress()
+        self._conversations: dict[str, Conversation] = {}
+        self._budgets: dict[str, WeightBudget] = {}
+        self._infos: dict[str, ExchangeInfo] = {}
+        self._now: dict[str, int] = {}
+        self._pages = ThreadPoolExecutor(settings.workers, thread_name_prefix="page")
+        self._source = RestSource(self.conversation, self._pages)
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self._stop.set()
+        self._pages.shutdown(cancel_futures=True)
+        for conversation in self._conversations.values():
+            conversation.close()
+
+    # The exchange
+
+    def conversation(self, market: str) -> Conversation:
+        """The one conversation with a market; markets of one pool at one host share a weight budget."""
+        if market not in self._conversations:
+            declared, share = registry.market(market), self.settings.weight_share
+            budget = self._budgets.setdefault(declared.pool, WeightBudget(declared.weight_limit, share))
+            url = getattr(self.settings, f"{market}_url")
+            self._conversations[market] = Conversation(declared, url, share=share, stop=self._stop, budget=budget)
+        return self._conversations[market]
+
+    def exchange_info(self, market: str) -> ExchangeInfo:
+        """The symbol rules, asked once a run."""
+        if market not in self._infos:
+            self._infos[market] = self.conversation(market).exchange_info()
+        return self._infos[market]
+
+    def now(self, market: str) -> int:
+        """The exchange's clock at the beginning of the run (ms UTC): one moment decides what is closed."""
+        if market not in self._now:
+            self._now[market] = self.conversation(market).now()
+        return self._now[market]
+
+    # Runs
+
+    def sync(
+        self,
+        command: str,
+        selections: Sequence[Selection] = (),
+        *,
+        stored: Callable[[Series], bool] | None = None,
+        lookback: int = 0,
+        dry_run: bool = False,
+        wait: float = 0.0,
+    ) -> Outcome:
+        """Fetch what the lake lacks of the selections, and of the series in the lake for which `stored` is true.
+
+        With `lookback` (ms) the last stretch before now is read again. UsageError, before anything is written, for what the
+        exchange does not know; what fails later is in the outcome.
+        """
+        root, network, layout = self.settings.lake, self.settings.network, self.settings.partition
+        store = Store.open(root, network=network, layout=layout)
+        asked = self._asked(store, selections, stored)
+        if dry_run:
+            outcome = Outcome(command, dry_run=True)
+            outcome.jobs = self._plan(self._probe(self._wants(store, asked, lookback)), store)
+            outcome.eta_s = self._eta(outcome.jobs)
+            return outcome
+        store.create(network)
+        with store.lock(wait, sleep=self._stop.wait):
+            return self._run(command, store, self._wants(store, asked, lookback))
+
+    def _run(self, command: str, store: Store, wants: list[Want]) -> Outcome:
+        outcome = Outcome(command)
+        try:
+            wants = self._probe(wants)
+            outcome.jobs = self._plan(wants, store)
+            self._progress.start(outcome.jobs, self._spent)
+            for receipt in execute.in_threads(lambda job: self._work(store, job), outcome.jobs, workers=self.settings.workers):
+                self._progress.receipt(receipt)
+                self._account(outcome, receipt)
+        except (Refused, Cancelled) as error:
+            outcome.stopped = error
+        finally:
+            self._progress.finish()
+        self._known_gaps(outcome, store, wants)
+        self._finish(outcome, store)
+        return outcome
+
+    def _spent(self) -> int:
+        return sum(conversation.stats.weight for conversation in self._conversations.values())
+
+    def _account(self, outcome: Outcome, receipt: Receipt) -> None:
+        outcome.rows_written += receipt.rows_written
+        outcome.partitions_written += receipt.partitions_written
+        outcome.changed += receipt.findings
+        if receipt.error is None:
+            return
+        if isinstance(receipt.error, Refused | Cancelled):
+            outcome.stopped = outcome.stopped or receipt.error
+            self._stop.set()
+        else:
+            outcome.failed += [(series, receipt.error) for series in receipt.job.series]
+
+    def _finish(self, outcome: Outcome, store: Store) -> None:
+        """What is derived: symbol rules, views, and the record of this run."""
+        for market, info in self._infos.items():
+            Symbols(store.root, market).update(info.symbols, self._lives(outcome, store, market))
+        views.write_catalog(store.root)
+        for stats in (conversation.stats for conversation in self._conversations.values()):
+            outcome.requests += stats.requests
+            outcome.weight += stats.weight
+            outcome.bytes_downloaded += stats.bytes_downloaded
+        outcome.elapsed_s = time.monotonic() - self._started
+        self._record(outcome, store)
+
+    def _record(self, outcome: Outcome, store: Store) -> None:
+        """Add this run to the month's file of run records, by replacing it."""
+        now = max(self._now.values(), default=0)
+        path = store.root / "runs" / f"{iso(now)[:7]}.jsonl"
+        record = {
+            "run_id": uuid.uuid4().hex,
+            "command": outcome.command,
+            "started_at": iso(now),
+            "elapsed_s": round(outcome.elapsed_s, 3),
+            "rows_written": outcome.rows_written,
+            "partitions_written": outcome.partitions_written,
+            "requests": outcome.requests,
+            "weight": outcome.weight,
+            "bytes_downloaded": outcome.bytes_downloaded,
+            "failed": len(outcome.failed),
+            "exit_code": outcome.exit_code,
+        }
+        try:
+            before = path.read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise LakeError(f"cannot read {path}: {error.strerror}") from error
+        replace_file(store.root, path, before + json.dumps(record).encode() + b"\n")
+
+    # Wants
+
+    def _asked(
+        self, store: Store, selections: Sequence[Selection], stored: Callable[[Series], bool] | None
+    ) -> list[tuple[Series, int, int]]:
+        """The series that are asked for, with start and end; a stored one starts where its coverage does."""
+        asked: list[tuple[Series, int, int]] = []
+        for series in store.series() if stored else ():
+            if stored and stored(series):
+                start = min((c.span.start for file in store.files(series) for c in file.coverage), default=0)
+                asked.append((series, start, self.now(series.market)))
+        for selection in selections:
+            end = self.now(selection.market) if selection.end is None else selection.end
+            asked += [(series, selection.start or 0, end) for series in self._expand(store, selection)]
+        return asked
+
+    def _wants(self, store: Store, asked: Iterable[tuple[Series, int, int]], lookback: int) -> list[Want]:
+        """What is wanted of each series, each series once."""
+        wants: dict[Series, Want] = {}
+        asked = list(asked)
+        ends = {market: self._ends(store, market) for market in {series.market for series, _, _ in asked}}
+        for series, start, end in asked:
+            now = self.now(series.market)
+            span = planning.wanted(series, max(start, registry.market(series.market).first_time), end, now)
+            if series in wants:
+                before = wants[series].span
+                span = TimeRange(min(span.start, before.start), max(span.end, before.end))
+            files = store.files(series)
+            covered = union(c.span for file in files for c in file.coverage)
+            if lookback:
+                covered = subtract(covered, [TimeRange(max(0, now - lookback), MAX_TIME)])
+            contract = ends[series.market].get(series.symbol, Contract())
+            if not contract.listed:  # the exchange has forgotten it and answers no question about it
+                span = TimeRange(min(span.start, contract.ends), min(span.end, contract.ends))
+            first_row = min((file.first for file in files if file.first is not None), default=None)
+            holes = tuple(hole for file in files for hole in file.holes)
+            wants[series] = Want(series, span, covered, first_row, contract.ends, holes)
+        return sorted(wants.values(), key=lambda want: (want.series.market, want.series.dataset))
+
+    def _ends(self, store: Store, market: str) -> dict[str, Contract]:
+        """When each known contract ends, and whether the exchange still lists it; a pair never ends."""
+        known: dict[str, Contract] = {}
+        for symbol, row in Symbols(store.root, market).rows().items():
+            delivery = row["delivery_time"]
+            known[symbol] = Contract(delivery if isinstance(delivery, int) else MAX_TIME, listed=False)
+        for rule in self.exchange_info(market).symbols:
+            known[rule.pair or rule.symbol] = Contract()
+        for rule in self.exchange_info(market).symbols:
+            known[rule.symbol] = Contract(rule.delivery_time or MAX_TIME)
+        return known
+
+    def _expand(self, store: Store, selection: Selection) -> Iterable[Series]:
+        rules = self.exchange_info(selection.market).symbols
+        for name in selection.datasets:
+            dataset = registry.dataset(name)
+            if selection.market not in dataset.endpoints:
+                raise UsageError(f"market {selection.market} has no {name}; it is there for {', '.join(dataset.endpoints)}")
+            by_pair = dataset.endpoints[selection.market].symbol_param == "pair"
+            names = {(rule.pair or rule.symbol) if by_pair else rule.symbol: rule.status == "TRADING" for rule in rules}
+            for symbol in self._symbols(store, selection, name, names):
+                for interval in selection.intervals if dataset.has_interval else (None,):
+                    series = Series(selection.market, name, symbol, interval and registry.interval(interval).name)
+                    store.folder(series)  # refuses a symbol that cannot be a folder's name before anything starts
+                    yield series
+
+    def _symbols(self, store: Store, selection: Selection, dataset: str, names: dict[str, bool]) -> list[str]:
+        stored = set(Symbols(store.root, selection.market).rows())
+        chosen: list[str] = []
+        for symbol in selection.symbols:
+            if symbol == "all":
+                chosen += sorted(name for name, trading in names.items() if trading)
+            elif symbol == "ever":
+                chosen += sorted({*names, *stored})
+            elif symbol in names or symbol in stored:
+                chosen.append(symbol)
+            else:
+                near = get_close_matches(symbol.upper(), names, n=3)
+                hint = f"; did you mean {' or '.join(near)}?" if near else "; etl symbols lists what there is"
+                raise UsageError(f"market {selection.market} has no symbol {symbol!r} for {dataset}{hint}")
+        return list(dict.fromkeys(chosen))
+
+    def _probe(self, wants: Sequence[Want]) -> list[Want]:
+        """Ask for the first bar of every series of which nothing is known before the missing range."""
+
+        def probe(want: Want) -> Want:
+            first = self._source.first_bar(want.series, want.missing[0].start)
+            return replace(want, first_bar=first, probed=True)
+
+        futures = [self._pages.submit(probe, want) if want.needs_probe else None for want in wants]
+        try:
+            return [future.result() if future else want for want, future in zip(wants, futures, strict=True)]
+        finally:
+            for future in futures:
+                if future:
+                    future.cancel()
+
+    def _plan(self, wants: Sequence[Want], store: Store) -> tuple[Job, ...]:
+        return planning.plan(wants, store.partitions, self._minute_weight)
+
+    def _minute_weight(self, market: str) -> float:
+        limit = self.exchange_info(market).weight_limit or registry.market(market).weight_limit
+        return limit * self.settings.weight_share
+
+    def _eta(self, jobs: Sequence[Job]) -> float:
+        """Seconds: what the weight limits and the round trips allow, whichever takes longer."""
+        weight: dict[str, int] = defaultdict(int)
+        for job in jobs:
+            weight[job.series[0].market] += job.weight
+        minutes = sum((total - 1) // self._minute_weight(market) for market, total in weight.items() if total)
+        trips = sum(job.requests for job in jobs) * TYPICAL_LATENCY_S / self.settings.workers
+        return float(max(minutes * MINUTE / 1000, trips))
+
+    # Jobs
+
+    def _work(self, store: Store, job: Job) -> Receipt:
+        """Fetch a job's windows, then replace its partitions; what was answered is kept also when a part of it failed."""
+        pages: dict[Series, list[pa.Table]] = defaultdict(list)
+        answered = list(job.empty)
+        errors: list[EtlError] = []
+        for fetched in self._source.fetch(job.series, job.windows):
+            if fetched.error is not None:
+                errors.append(fetched.error)
+                continue
+            answered.append(fetched.window.span)
+            for series, some in fetched.pages.items():
+                pages[series] += some
+            self._progress.page(fetched.window.rows)
+        rows = partitions = 0
+        findings: list[Finding] = []
+        for series in job.series:
+            try:
+                mine = [partition for partition in job.partitions if partition.series == series]
+                fresh = normalize.closed(normalize.merge_pages(series, pages.pop(series, [])), self.now(series.market))
+                for partition, spans in self._places(store, mine, union(answered), fresh):
+                    merged = self._replace(store, partition, spans, fresh, job.life)
+                    if merged is None:
+                        continue
+                    partitions += 1
+                    rows += merged.new + len(merged.changed)
+                    findings += _changes(series, merged)
+            except EtlError as error:
+                errors.append(error)
+        worst = next((e for e in errors if isinstance(e, Refused | Cancelled)), errors[0] if errors else None)
+        return Receipt(job, rows, partitions, tuple(findings), worst)
+
+    def _places(
+        self, store: Store, partitions: Sequence[Partition], answered: Sequence[TimeRange], fresh: pa.Table
+    ) -> Iterable[tuple[Partition, tuple[TimeRange, ...]]]:
+        """Which partition records which answers: its own period's, and what was answered with nothing before it.
+
+        So a series that began in 2024 has no files for the years before; a file has no rows only where it must be the last.
+        """
+        carried: tuple[TimeRange, ...] = ()
+        for index, partition in enumerate(partitions):
+            period = TimeRange(0, partition.period.end) if index == 0 else partition.period
+            spans = union([*carried, *intersection(answered, [period])])
+            has_rows = len(normalize.within(partition.series, fresh, partition.period)) > 0
+            if has_rows or index == len(partitions) - 1 or store.path(partition).exists():
+                carried = ()
+                if spans:
+                    yield partition, spans
+            else:
+                carried = spans
+
+    def _replace(
+        self, store: Store, partition: Partition, answered: Sequence[TimeRange], fresh: pa.Table, life: TimeRange
+    ) -> normalize.Merged | None:
+        """Bring one file up to what was answered; None, and the file untouched, if it says all that already."""
+        series = partition.series
+        now = self.now(series.market)
+        before = store.stored(partition)
+        merged = normalize.merge(series, store.rows(partition), normalize.within(series, fresh, partition.period))
+        times = normalize.times(series, merged.rows)
+        known = before.coverage if before else ()
+        final = subtract(answered, quality.too_young(series, times, answered, now))
+        gained = subtract(final, [c.span for c in known])
+        coverage = _joined([*known, *(Coverage(span, "rest", now - now % DAY) for span in gained)])
+        alive = intersection([c.span for c in coverage], [life.intersect(partition.period)])
+        holes = quality.absent(series, times, alive)
+        if not merged.new and not merged.changed and before and (coverage, holes) == (before.coverage, before.holes):
+            return None
+        if not len(merged.rows) and not coverage:
+            return None
+        store.replace(partition, merged.rows, coverage, holes)
+        return merged
+
+    def symbols(self, market: str, at: int | None = None) -> list[dict[str, Any]]:
+        """The rules of all symbols that the exchange or this lake knows, as rows of the `symbols` view; times are ISO texts.
+
+        With `at` (ms UTC) only those whose life span holds that time.
+        """
+        found = Symbols(self.settings.lake, market).merged(self.exchange_info(market).symbols, {})
+        return [{"market": market, **in_text(row)} for row in found.values() if at is None or alive(row, at)]
+
+    # What is known afterwards
+
+    def _known_gaps(self, outcome: Outcome, store: Store, wants: Sequence[Want]) -> None:
+        """Every absence inside the wanted ranges: what the lake records as holes, and what could not be asked."""
+        worked = {series for job in outcome.jobs for series in job.series}
+        failed = {series for series, _ in outcome.failed}
+        for want in wants:
+            unfinished = want.series in failed or outcome.stopped is not None
+            files = store.files(want.series) if unfinished or want.series in worked else ()
+            holes = [hole for file in files for hole in file.holes] if files else want.holes
+            outcome.gaps += [Gap(want.series, span, "missing") for span in intersection(holes, [want.span])]
+            if unfinished:
+                covered = [c.span for file in files for c in file.coverage]
+                outcome.gaps += [Gap(want.series, span, "lost") for span in subtract([want.span], covered)]
+
+    def _lives(self, outcome: Outcome, store: Store, market: str) -> dict[str, TimeRange]:
+        """First and last bar of each contract whose klines were worked on and reach back to its beginning."""
+        beginning = registry.market(market).first_time
+        lives: dict[str, TimeRange] = {}
+        for series in {series for job in outcome.jobs for series in job.series}:
+            if (series.market, series.dataset) != (market, "klines"):
+                continue
+            files = [file for file in store.files(series) if file.coverage]
+            rows = [(file.first, file.last) for file in files if file.first is not None and file.last is not None]
+            if rows and files[0].coverage[0].span.start <= beginning:
+                lives[series.symbol] = TimeRange(rows[0][0], rows[-1][1] + 1)
+        return lives
+
+
+def _joined(coverage: Sequence[Coverage]) -> tuple[Coverage, ...]:
+    """Sorted; touching entries that say the same of their source are one."""
+    joined: list[Coverage] = []
+    for one in sorted(coverage, key=lambda c: c.span):
+        last = joined[-1] if joined else None
+        if last and last.span.end == one.span.start and (last.source, last.checked) == (one.source, one.checked):
+            joined[-1] = replace(last, span=TimeRange(last.span.start, one.span.end))
+        else:
+            joined.append(one)
+    return tuple(joined)
+
+
+def _changes(series: Series, merged: normalize.Merged) -> list[Finding]:
+    if not merged.changed:
+        return []
+    span = TimeRange(merged.changed[0], merged.changed[-1] + 1)
+    message = f"{len(merged.changed)} stored rows were replaced by different ones, the first of {iso(span.start)}"
+    return [Finding(series, "changed", "warning", span, len(merged.changed), message)]
+
+
+def existing(settings: Settings) -> Store:
+    """The lake that the settings name; UsageError where there is none."""
+    store = Store.open(settings.lake, network=settings.network, layout=settings.partition)
+    if not store.exists:
+        raise UsageError(f"there is no lake at {settings.lake}; name one with --lake or ETL_LAKE, or make it with etl backfill")
+    return store
+
+
+def status(store: Store, now: int) -> list[dict[str, Any]]:
+    """What is stored, one row a series, from the footers alone; the lag is against `now` (ms UTC).
+
+    `expected` counts the grid from the first to the last row; it and `missing` are None for a series without a grid.
+    """
+    rows: list[dict[str, Any]] = []
+    for series in store.series():
+        files = store.files(series)
+        first = min((file.first for file in files if file.first is not None), default=None)
+        last = max((file.last for file in files if file.last is not None), default=None)
+        count = sum(file.rows for file in files)
+        expected = ends = None
+        if first is not None and last is not None:
+            interval = registry.interval(series.interval) if series.interval else None
+            ends = interval.next(last) if interval else last
+            expected = interval.count(TimeRange(first, ends)) if interval else None
+        rows.append(
+            {
+                **series.as_dict(),
+                "first": first if first is None else iso(first),
+                "last": last if last is None else iso(last),
+                "rows": count,
+                "expected": expected,
+                "missing": expected if expected is None else expected - count,
+                "lag_s": None if ends is None else max(0, now - ends) // 1000,
+                "bytes": sum(file.size for file in files),
+                "sources": sorted({c.source for file in files for c in file.coverage}),
+            }
+        )
+    return rows

@@ -1,0 +1,204 @@
+"""What to ask: wanted minus covered, cut into jobs and page windows, with its cost. Pure: a plan can be printed and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+
+from . import registry
+from .model import Endpoint, Job, PageTier, Partition, Series, Window
+from .ranges import DAY, HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, subtract, union
+
+# Few pages in all: latency is the brake, take the largest page. That is so while the whole plan costs at most this share of one
+# minute's weight; beyond it weight is the brake, and the thriftiest page brings the most rows (binance-facts 11).
+LATENCY_SHARE = 0.5
+
+# Settlements of one symbol are 8 h apart or less; the estimate feeds --dry-run only.
+TYPICAL_SETTLEMENT = 8 * HOUR
+# All symbols at once: 4 h hold one settlement of most symbols, about 711 rows of the 1,000 that fit (binance-facts 2.5).
+SHARED_SPAN = 4 * HOUR
+SHARED_LONGEST = 7 * DAY
+
+# Rows after the announced end of a contract are not expected, but looked for from here on with one cheap request.
+AFTERLIFE = DAY
+
+Partitions = Callable[[Series, TimeRange], list[Partition]]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One series as the planner sees it: the wanted `span`, what the lake has of it, and what is known of its life (ms UTC)."""
+
+    series: Series
+    span: TimeRange
+    covered: tuple[TimeRange, ...] = ()
+    first_row: int | None = None
+    """The first row that is stored."""
+    ends: int = MAX_TIME
+    """When the contract was delivered or delisted."""
+    holes: tuple[TimeRange, ...] = ()
+    """Absent bars that the lake records."""
+    first_bar: int | None = None
+    """Answer of a probe: the first bar at or after the beginning of what is missing."""
+    probed: bool = False
+
+    @property
+    def missing(self) -> tuple[TimeRange, ...]:
+        """Wanted and not covered."""
+        return subtract([self.span], self.covered)
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether something is missing before anything is known of the series, so that its first bar should be asked for."""
+        if self.series.interval is None or self.probed:
+            return False
+        missing = self.missing
+        return bool(missing) and (self.first_row is None or missing[0].start < self.first_row)
+
+    @property
+    def empty(self) -> tuple[TimeRange, ...]:
+        """The missing ranges that a probe answered with nothing: those before the first bar that it found."""
+        if not self.probed:
+            return ()
+        known = min(self.first_bar if self.first_bar is not None else MAX_TIME, self.first_row or MAX_TIME)
+        return intersection(self.missing, [TimeRange(0, known)])
+
+    @property
+    def life(self) -> TimeRange:
+        """From the first known row to the announced end."""
+        first = min((time for time in (self.first_row, self.first_bar) if time is not None), default=0)
+        return TimeRange(min(first, self.ends), self.ends)
+
+
+def closed_end(interval_name: str | None, now: int) -> int:
+    """Where the closed part of a series ends at the exchange's time `now`: the open of the running bar.
+
+    Settlements come at full hours, up to 47 ms late: the minute after the hour belongs to it, the rest of the hour holds none.
+    """
+    if interval_name is not None:
+        return registry.interval(interval_name).floor(now)
+    hour = now - now % HOUR
+    return min(now, hour + MINUTE)
+
+
+def wanted(series: Series, start: int, end: int, now: int) -> TimeRange:
+    """The part of [start, end) that is closed at `now`, on the grid of the series."""
+    end = min(end, closed_end(series.interval, now))
+    if series.interval is not None:
+        interval = registry.interval(series.interval)
+        start, end = interval.ceil(start), interval.ceil(end)
+    return TimeRange(min(start, end), end)
+
+
+def page_tier(endpoint: Endpoint, counts: Sequence[int], minute_weight: float) -> PageTier:
+    """The page size for ranges of so many rows: the largest where latency is the brake, the thriftiest where weight is."""
+    for tier in reversed(endpoint.tiers):
+        if sum(_weight(endpoint, tier, count) for count in counts) <= minute_weight * LATENCY_SHARE:
+            return tier
+    return max(endpoint.tiers, key=lambda tier: tier.limit / tier.weight)
+
+
+def _weight(endpoint: Endpoint, tier: PageTier, count: int) -> int:
+    pages, rest = divmod(count, tier.limit)
+    return pages * tier.weight + (endpoint.weight(rest) if rest else 0)
+
+
+def plan(wants: Iterable[Want], partitions: Partitions, minute_weight: Callable[[str], float]) -> tuple[Job, ...]:
+    """The jobs that fetch what is missing, in the order of the wants; `minute_weight(market)` is what may be spent in a minute.
+
+    All wants of one dataset and market share a page size, because together they decide which brake holds.
+    """
+    jobs: list[Job] = []
+    for (market, dataset), group in groupby(wants, key=lambda want: (want.series.market, want.series.dataset)):
+        todo = [want for want in group if want.missing]
+        endpoint = registry.dataset(dataset).endpoints[market]
+        if not registry.dataset(dataset).has_interval:
+            jobs += _settlements(todo, endpoint, partitions)
+            continue
+        counts = [_grid(want).count(span) for want in todo for span in subtract(want.missing, want.empty)]
+        tier = page_tier(endpoint, counts, minute_weight(market))
+        jobs += [job for want in todo for job in _bars(want, endpoint, tier, partitions)]
+    return tuple(jobs)
+
+
+def _grid(want: Want) -> Interval:
+    assert want.series.interval is not None  # noqa: S101 - the caller asks for bars only
+    return registry.interval(want.series.interval)
+
+
+def _bars(want: Want, endpoint: Endpoint, tier: PageTier, partitions: Partitions) -> Iterable[Job]:
+    """One job a partition; what is known to be empty goes to the first partition after it, or to the last one there is."""
+    ask, empty = subtract(want.missing, want.empty), want.empty
+    if not ask:
+        place = partitions(want.series, TimeRange(empty[-1].end - 1, empty[-1].end))
+        return [Job((want.series,), tuple(place), "rest", (), empty, want.life)]
+    jobs = []
+    for partition in partitions(want.series, TimeRange(ask[0].start, ask[-1].end)):
+        inside = intersection(ask, [partition.period])
+        if not inside:
+            continue
+        windows = tuple(window for span in inside for window in _windows(want, endpoint, tier, span))
+        before = tuple(span for span in empty if span.start < partition.period.end)
+        empty = empty[len(before) :]
+        jobs.append(Job((want.series,), (partition,), "rest", windows, before, want.life))
+    if empty:
+        jobs[-1] = replace(jobs[-1], empty=jobs[-1].empty + empty)
+    return jobs
+
+
+def _windows(want: Want, endpoint: Endpoint, tier: PageTier, span: TimeRange) -> Iterable[Window]:
+    """`span` in pages of the tier; what lies well behind the end of the contract in one request for one row."""
+    interval = _grid(want)
+    afterlife = interval.ceil(min(max(want.ends + AFTERLIFE, span.start), span.end))
+    market = registry.market(want.series.market)
+    rows = min(tier.limit, (market.max_span or MAX_TIME) // interval.typical_step)
+    opens = interval.opens(TimeRange(span.start, min(afterlife, span.end)))
+    for index in range(0, len(opens), rows):
+        page = opens[index : index + rows]
+        end = opens[index + rows] if index + rows < len(opens) else min(afterlife, span.end)
+        start = page[0] if index else span.start
+        yield Window(TimeRange(start, end), len(page), 1, endpoint.weight(len(page)), len(page))
+    if afterlife < span.end:
+        yield Window(TimeRange(afterlife, span.end), 1, 2, 2 * endpoint.weight(1), 0)  # nothing is denied twice
+
+
+def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitions) -> list[Job]:
+    """One job a series, because its pages cross the years; or one for all, where that takes fewer requests."""
+    together = _together(wants, endpoint)
+    jobs = []
+    if together:
+        span = TimeRange(min(w.missing[0].start for w in together), max(w.missing[-1].end for w in together))
+        cuts = [*range(span.start, span.end, SHARED_SPAN), span.end]
+        windows = tuple(
+            Window(TimeRange(start, end), endpoint.max_limit, 2, 2 * endpoint.weight(1), len(together))
+            for start, end in pairwise(cuts)
+        )
+        places = tuple(place for want in together for place in partitions(want.series, span))
+        jobs.append(Job(tuple(want.series for want in together), places, "rest", windows))
+    for want in wants:
+        if want not in together:
+            missing = want.missing
+            span = TimeRange(missing[0].start, missing[-1].end)
+            windows = tuple(_settlement_window(want, endpoint, piece) for piece in missing)
+            jobs.append(Job((want.series,), tuple(partitions(want.series, span)), "rest", windows))
+    return jobs
+
+
+def _settlement_window(want: Want, endpoint: Endpoint, span: TimeRange) -> Window:
+    market = registry.market(want.series.market)
+    rows = max(1, (span.end - max(span.start, market.first_time)) // TYPICAL_SETTLEMENT)
+    requests = -(-rows // endpoint.max_limit) + 1  # the last page is the empty one that proves the end
+    return Window(span, endpoint.max_limit, requests, requests * endpoint.weight(1), rows)
+
+
+def _together(wants: Sequence[Want], endpoint: Endpoint) -> Sequence[Want]:
+    """The series whose missing settlements are best asked for without symbol, window by window."""
+    if not endpoint.without_symbol:
+        return ()
+    recent = [w for w in wants if w.missing[-1].end - w.missing[0].start <= SHARED_LONGEST]
+    hull = union(span for want in recent for span in want.missing)
+    if not hull or hull[-1].end - hull[0].start > SHARED_LONGEST:
+        return ()
+    windows = -(-(hull[-1].end - hull[0].start) // SHARED_SPAN)
+    return recent if len(recent) * 2 > windows else ()

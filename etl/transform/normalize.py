@@ -1,0 +1,116 @@
+"""Pages into rows: one table per series, sorted, unique, closed. Content decides, never the order in which pages came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .. import registry
+from ..errors import BadAnswer
+from ..grid import Times
+from ..model import Series
+from ..ranges import TimeRange
+from ..schema import arrow_schema
+
+# A settlement without rate type is a Regular one: the field exists since about 2026-07-23 (binance-facts 1.7).
+REGULAR = "Regular"
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Stored and fresh rows together: `new` fresh ones without a stored twin, and the times of those that differ."""
+
+    rows: pa.Table
+    new: int
+    changed: tuple[int, ...]
+
+
+def times(series: Series, rows: pa.Table) -> Times:
+    """The key times of the rows as ms UTC."""
+    column = rows[registry.dataset(series.dataset).time_column]
+    return np.asarray(column.cast(pa.int64()).to_numpy())
+
+
+def merge_pages(series: Series, pages: Sequence[pa.Table]) -> pa.Table:
+    """The rows of all pages, sorted and unique; BadAnswer if two pages give different rows for one key."""
+    rows, repeats, differs = _sorted(series, pages)
+    if differs.any():
+        second = int(np.flatnonzero(differs)[0])
+        one, other = rows.slice(second - 1, 1).to_pylist()[0], rows.slice(second, 1).to_pylist()[0]
+        raise BadAnswer(f"the exchange gave two different rows of {series} for one key: {_text(one)} and {_text(other)}")
+    return rows.filter(pa.array(~repeats)) if repeats.any() else rows
+
+
+def merge(series: Series, stored: pa.Table, fresh: pa.Table) -> Merged:
+    """Stored rows and fresh ones; where both have a key the fresh row stands."""
+    if not len(fresh):
+        return Merged(stored, 0, ())
+    rows, repeats, differs = _sorted(series, [stored, fresh])
+    # A stored row comes before the fresh one of its key, because the sort is stable: keep the last of each pair.
+    superseded = np.append(repeats[1:], False)
+    changed = tuple(int(time) for time in times(series, rows)[differs])
+    kept = rows.filter(pa.array(~superseded)) if superseded.any() else rows
+    return Merged(kept, len(fresh) - int(repeats.sum()), changed)
+
+
+def within(series: Series, rows: pa.Table, span: TimeRange) -> pa.Table:
+    """The rows whose key time lies in `span`."""
+    moments = times(series, rows)
+    inside = (moments >= span.start) & (moments < span.end)
+    return rows if inside.all() else rows.filter(pa.array(inside))
+
+
+def closed(rows: pa.Table, now: int) -> pa.Table:
+    """The rows that are final: bars whose close_time lies before the exchange's time `now` (ms UTC); settlements always are."""
+    if "close_time" not in rows.column_names:
+        return rows
+    final = np.asarray(rows["close_time"].cast(pa.int64()).to_numpy()) < now
+    return rows if final.all() else rows.filter(pa.array(final))
+
+
+def _sorted(series: Series, tables: Sequence[pa.Table]) -> tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """All rows by key; which of them repeat the key before them; which of those differ from the row before them."""
+    schema = arrow_schema(series.dataset)
+    rows = pa.concat_tables([table for table in tables if len(table)] or [schema.empty_table()]).combine_chunks()
+    moments = times(series, rows)
+    has_rate_type = "rate_type" in schema.names
+    kinds = rows["rate_type"].fill_null(REGULAR) if has_rate_type else None
+    if len(rows) > 1 and (kinds is not None or not (moments[1:] > moments[:-1]).all()):
+        keys = {"time": pa.array(moments)} | ({"kind": kinds} if kinds is not None else {})
+        # Arrow's sort is not stable; the row's place makes it so.
+        keys["place"] = pa.array(np.arange(len(rows)))
+        order = pc.sort_indices(pa.table(keys), sort_keys=[(key, "ascending") for key in keys])
+        rows, moments = rows.take(order), moments[order.to_numpy()]
+        kinds = kinds.take(order) if kinds is not None else None
+    repeats = np.zeros(len(rows), dtype=bool)
+    repeats[1:] = moments[1:] == moments[:-1]
+    if kinds is not None and repeats.any():
+        repeats[1:] &= _equal(kinds)
+    differs = np.zeros(len(rows), dtype=bool)
+    if repeats.any():
+        same = np.ones(len(rows) - 1, dtype=bool)
+        for name in schema.names:
+            same &= _equal(kinds if name == "rate_type" else rows[name])
+        differs[1:] = repeats[1:] & ~same
+    return rows, repeats, differs
+
+
+def _equal(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Whether each value but the first equals the one before it; two nulls are equal."""
+    before, after = column.slice(0, len(column) - 1), column.slice(1)
+    equal = pc.fill_null(pc.equal(before, after), fill_value=False)
+    both_null = pc.and_(pc.is_null(before), pc.is_null(after))
+    return np.asarray(pc.or_(equal, both_null).to_numpy())
+
+
+def _text(row: dict[str, object]) -> str:
+    return ", ".join(f"{name}={_value(value)}" for name, value in row.items())
+
+
+def _value(value: object) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
