@@ -302,6 +302,40 @@ def depth(symbol: str, limit: int, market: str, **options: Any) -> None:
     click.echo(report.records(rows, ("side", "price", "qty")))
 
 
+@cli.command()
+@click.option("--port", default=0, show_default=True, help="Port on loopback; 0 takes a free one.")
+@click.option(
+    "--replay", type=click.Path(path_type=Path), metavar="FOLDER", help="Serve recorded files instead of a generated market."
+)
+@click.option("--faults", type=click.Path(path_type=Path), metavar="FILE", help="TOML or JSON file of faults to inject.")
+@click.option("--seed", default=0, show_default=True, help="Of the generated market.")
+@click.option("--clock", callback=_time, metavar="TIME", help="The exchange's time at the start (default: now).")
+@click.option("--frozen", is_flag=True, help="Let the exchange's clock stand still.")
+@click.option("--latency", default=0.0, metavar="MS", help="Milliseconds that each answer takes longer.")
+@click.option("--weight-limit", default=2400, show_default=True, help="Weight a minute of um and cm together.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not say which recorded files are left out.")
+def sim(clock: int | None, latency: float, **options: Any) -> None:
+    """Run the embedded exchange on loopback; the first line on stdout is its base URL.
+
+    Point etl, or any client, at it: ETL_UM_URL, ETL_CM_URL and ETL_SPOT_URL all take that URL.
+    """
+    from . import sim as exchange  # noqa: PLC0415 - heavy
+
+    exchange.serve(start_ms=clock, latency_ms=latency, **options)
+
+
+@cli.command()
+@common
+def demo(**options: Any) -> None:
+    """Backfill, update and query against the embedded exchange, without the internet, and compare every row."""
+    from . import demo as showing  # noqa: PLC0415 - heavy
+
+    if options["as_json"]:
+        raise UsageError("the demo is for people; it has no JSON document")
+    settings = _settings({**options, "quiet": not options["verbose"]})
+    showing.run(settings, click.echo, lambda: _progress(settings, quiet=options["quiet"] or not sys.stderr.isatty()))
+
+
 # What the commands share
 
 

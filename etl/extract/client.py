@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .. import registry
 from ..errors import UsageError
 from ..model import Endpoint, SymbolRules
-from ..ranges import MAX_TIME, Interval, TimeRange, from_datetime, iso, parse_time
+from ..ranges import HOUR, MAX_TIME, Interval, TimeRange, from_datetime, iso, parse_time
 from ..schema import arrow_schema
 from . import wire
 from .conversation import Conversation, Stats
+from .http import Params
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,14 +29,11 @@ if TYPE_CHECKING:
 Time = str | int | date | datetime
 """A date or date-time, as text or object, UTC unless it carries a zone; or milliseconds UTC."""
 
-# Weights that depend on the market: bookTicker with and without a symbol, depth up to each limit (binance-facts 2.1; for spot the
-# exchange's REST documentation).
-_TICKER_WEIGHTS = {"um": (2, 5), "cm": (2, 5), "spot": (2, 4)}
+_T = TypeVar("_T")
+
+# Weight by limit (binance-facts 2.1; for spot the exchange's own REST documentation).
 _FUTURES_DEPTHS = {5: 2, 10: 2, 20: 2, 50: 2, 100: 5, 500: 10, 1000: 20}
 _SPOT_DEPTHS = {5: 5, 10: 5, 20: 5, 50: 5, 100: 5, 500: 25, 1000: 50, 5000: 250}
-
-# An empty page ends a range only if the same question is answered so again.
-_DENIALS = 2
 
 
 class BestPrice(TypedDict):
@@ -59,8 +58,8 @@ class BinanceFuturesClient:
     """Market data of one market (`um`, `cm` or `spot`) of the exchange, of its test network (`mainnet=False`) or of `base_url`.
 
     Keeps its connections open and keeps to the exchange's rate limits by itself; threads may share it. Use it as a context
-    manager, or close it. Every method raises Transient (network, after several attempts), Rejected (the exchange does not accept
-    the request), Refused (this host is refused), BadAnswer, or UsageError (before anything is sent).
+    manager, or close it. Every method raises Transient (network, after several attempts), Rejected (our request is wrong),
+    Refused (this host is refused), BadAnswer, or UsageError (mostly before anything is sent).
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class BinanceFuturesClient:
         return _frame(_records(schema, self._rules(symbol)))
 
     def get_spread_in_ticks(self, symbol: str) -> int:
-        """How many ticks the best ask of `symbol` lies above its best bid now. Source: `exchangeInfo` and `ticker/bookTicker`."""
+        """How many ticks the best ask of `symbol` lies above its best bid. Source: `exchangeInfo`, `ticker/bookTicker`."""
         (rules,) = self._rules(symbol)
         if rules.tick_size is None:
             raise UsageError(f"the exchange states no tick size for '{symbol}'")
@@ -168,20 +167,266 @@ class BinanceFuturesClient:
         start: Time | None = None,
         end: Time | None = None,
     ) -> pd.DataFrame:
-        """Bars of `symbol` that open in [start, end), ascending, as the exchange answered: **the last may still be open**.
+        """Bars of `symbol` that open in [start, end), ascending, as the exchange answered: **the last one may still be open**.
 
-        With `start` all of the range, in as many pages as that takes, or its first `limit` bars; without it the newest `limit`
-        (500) before `end`. `limit` is at most one page (1500, spot 1000). Columns and units: `klines` of the lake (open_time
-        and close_time UTC; prices in the quote asset; volume base, quote_volume quote asset; cm: contracts and base asset).
-        Source: `klines`, weight 1 to 10 a page with its limit (spot 2).
+        With `start`, all of them in as many pages as that takes, or the first `limit`; without, the newest `limit` (500). A
+        `limit` is at most one page: 1500, on spot 1000. Columns and units are those of `klines` in the lake: open_time and
+        close_time UTC, prices in the quote asset, volume in the base asset, quote_volume in the quote asset (cm: contracts and
+        base asset). Source: `klines`, weight 1 to 10 a page with its size (spot 2).
         """
         grid = registry.interval(interval)
-        ask = self._pages("klines", symbol, limit, interval=interval)
-        until = self._end(end)
-        if start is not None:
-            span = _range(_ms(start), until)
-            table = ask.bars_back(span, grid, limit) if self._market.newest_first else ask.bars(span, grid, limit)
-            return _frame(table, first=limit)
-        if self._market.newest_first:
-            return _frame(ask.bars_back(_range(0, until), grid, None, newest=limit or 500), last=limit or 500)
-        return _frame(ask.page(None, end and until, limit or 500))
+        pages = self._pages("klines", symbol, limit, interval=interval)
+        if start is None and not self._market.newest_first:
+            return pages.frame([pages.ask(None, None if end is None else _ms(end), limit or 500)], last=limit or 500)
+        if start is None:  # a page of this market ends after `max_span`
+            return pages.frame(pages.bars_backward(self._range(0, end), grid, limit or 500), last=limit or 500)
+        span = self._range(start, end)
+        if not self._market.newest_first:
+            return pages.frame(pages.bars(span, grid, limit), first=limit)
+        if limit is not None:
+            near = TimeRange(span.start, min(span.end, grid.ceil(span.start) + limit * grid.typical_step))
+            frame = pages.frame(pages.bars_backward(near, grid), first=limit)
+            if len(frame) == limit or near == span:
+                return frame
+        return pages.frame(pages.bars_backward(span, grid), first=limit)
+
+    def get_funding_rate(
+        self, symbol: str, start: Time | None = None, end: Time | None = None, limit: int | None = None
+    ) -> pd.DataFrame:
+        """Settlements of `symbol` in [start, end), ascending.
+
+        With `start`, all of them in as many pages as that takes, or the first `limit`; without, the newest `limit` (1000,
+        which is also the most). Columns: funding_time (UTC, up to 50 ms after the hour), funding_rate (of the position's value,
+        for that settlement), mark_price (quote asset; missing before late 2023), rate_type (`Regular` or `Special`; missing
+        before July 2026). Source: `fundingRate`, 500 requests in 5 minutes (cm: weight 1 each).
+        """
+        pages = self._pages("funding", symbol, limit)
+        most = pages.endpoint.max_limit
+        if start is None and end is None:
+            return pages.frame([pages.ask(None, None, limit or most)], last=limit or most)
+        if start is None:  # what the exchange does with an end alone is not documented (binance-facts 2.4)
+            return pages.frame(pages.settlements(self._range(self._market.first_time, end)), last=limit or most)
+        return pages.frame(pages.settlements(self._range(start, end), limit), first=limit)
+
+    # ---- helpers
+
+    def _ask(self, path: str, params: Params | None = None, *, weight: int, decode: Callable[[bytes], _T]) -> _T:
+        return self._conversation.get(f"{self._market.prefix}/{path}", params, weight=weight, decode=decode)
+
+    def _tickers(self, symbol: str | None) -> list[wire.BookTicker]:
+        weight = (2 if symbol else 4) if self._market.name == "spot" else (2 if symbol else 5)
+        return self._ask("ticker/bookTicker", {"symbol": symbol}, weight=weight, decode=wire.book_tickers)
+
+    def _ticker(self, symbol: str) -> wire.BookTicker:
+        found = [ticker for ticker in self._tickers(_named(symbol)) if ticker.symbol == symbol]
+        if not found:
+            raise UsageError(f"market {self._market.name} quotes no symbol '{symbol}'")
+        return found[0]
+
+    def _rules(self, symbol: str | None) -> list[SymbolRules]:
+        # The futures endpoint ignores a symbol and always answers with all of them (binance-facts 1.8).
+        found = [rules for rules in self._conversation.exchange_info().symbols if symbol in {None, rules.symbol}]
+        if symbol is not None and not found:
+            raise UsageError(f"market {self._market.name} lists no symbol '{symbol}'")
+        return found
+
+    def _range(self, start: Time, end: Time | None) -> TimeRange:
+        # startTime=0 counts as "not given" on some endpoints (binance-facts 1.6).
+        first = max(1, _ms(start))
+        last = max(first, self._conversation.now() + 1) if end is None else _ms(end)
+        if last < first:
+            raise UsageError(f"the range ends before it starts: {iso(first)} > {iso(last)}")
+        return TimeRange(first, last)
+
+    def _pages(self, dataset: str, symbol: str, limit: int | None, **params: str) -> _Pages:
+        endpoint = registry.dataset(dataset).endpoints.get(self._market.name)
+        if endpoint is None:
+            raise UsageError(f"market {self._market.name} has no {dataset}")
+        if limit is not None and not 1 <= limit <= endpoint.max_limit:
+            raise UsageError(
+                f"limit {limit} of {dataset} must lie between 1 and {endpoint.max_limit}; for more rows give start"
+            )
+        return _Pages(self._conversation, dataset, endpoint, {endpoint.symbol_param: _named(symbol), **params})
+
+
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """The pages of one series. An empty page ends a range only if the same question is answered so twice."""
+
+    conversation: Conversation
+    dataset: str
+    endpoint: Endpoint
+    params: Mapping[str, str]
+
+    def ask(self, start: int | None, end: int | None, limit: int) -> pa.Table:
+        """One page; what does not lie in [start, end) is dropped."""
+        times = {"startTime": start, "endTime": None if end is None else end - 1}
+        page = self.conversation.get(
+            self.endpoint.path,
+            {**self.params, **times, "limit": limit},
+            weight=self.endpoint.weight(limit),
+            pool=self.endpoint.pool,
+            decode=wire.decoder(self.dataset),
+        )
+        time = page[0].cast(pa.int64())
+        return page.filter(pc.and_(pc.greater_equal(time, start or 0), pc.less(time, MAX_TIME + 1 if end is None else end)))
+
+    def bars(self, span: TimeRange, grid: Interval, want: int | None) -> Iterator[pa.Table]:
+        """Pages from the oldest bar on, until the range ends or `want` rows are there."""
+        at, denials, left = grid.ceil(span.start), 0, want or MAX_TIME
+        while at < span.end and denials < 2 and left > 0:
+            page = self.ask(at, span.end, min(self.endpoint.max_limit, left, grid.count(TimeRange(at, span.end))))
+            if len(page):
+                yield page
+                at, denials, left = grid.next(_last(page)), 0, left - len(page)
+            else:
+                denials += 1
+
+    def bars_backward(self, span: TimeRange, grid: Interval, want: int | None = None) -> Iterator[pa.Table]:
+        """Pages from the newest bar back, for a market whose pages keep the newest rows of at most `max_span`."""
+        market = self.conversation.market
+        start = max(span.start, market.first_time)
+        end, denials, left = span.end, 0, want or MAX_TIME
+        while start < end and left > 0:
+            low = max(start, end - (market.max_span or MAX_TIME))
+            page = self.ask(low, end, max(1, min(self.endpoint.max_limit, left, grid.count(TimeRange(low, end)))))
+            if len(page):
+                yield page
+                end, denials, left = _first(page), 0, left - len(page)
+            else:
+                denials += 1
+                if denials == 2:
+                    end, denials = low, 0
+
+    def settlements(self, span: TimeRange, want: int | None = None) -> Iterator[pa.Table]:
+        """Pages by the last settlement's own time, which is asked for again: two may share it, and a page end between them."""
+        market, most = self.conversation.market, self.endpoint.max_limit
+        # No two regular settlements are closer than an hour: such a piece fits into a page, whichever end a page keeps.
+        longest = most // 2 * HOUR if market.newest_first else MAX_TIME
+        at, denials = max(span.start, market.first_time), 0
+        seen: set[tuple[object, ...]] = set()
+        while at < span.end and (want is None or len(seen) < want):
+            end = min(span.end, at + longest)
+            page = self.ask(at, end, most if want is None else min(most, want + 1))
+            keys = set(zip(page["funding_time"].to_pylist(), page["rate_type"].to_pylist(), strict=True))
+            if keys - seen:
+                yield page
+                seen |= keys
+                at, denials = _last(page), 0
+            else:
+                denials += 1
+                if keys or denials == 2:
+                    at, denials = end, 0
+
+    def frame(self, pages: Iterable[pa.Table], *, first: int | None = None, last: int | None = None) -> pd.DataFrame:
+        """All pages as one frame, sorted and unique by the dataset's key; its `first` or `last` rows."""
+        key = list(registry.dataset(self.dataset).key)
+        frame = _frame(pa.concat_tables([arrow_schema(self.dataset).empty_table(), *pages]))
+        frame = frame.drop_duplicates(key).sort_values(key, ignore_index=True)
+        return frame.head(first) if first is not None else frame.tail(last).reset_index(drop=True) if last else frame
+
+
+def spread_in_ticks(bid: float, ask: float, tick_size: float) -> int:
+    """How many ticks `ask` lies above `bid`, exactly: floats are read as the shortest decimals that they stand for.
+
+    UsageError where the tick size is not positive, or the spread is no whole number of ticks.
+    """
+    low, high, tick = (Decimal(repr(float(value))) for value in (bid, ask, tick_size))
+    if not tick > 0 or not (low.is_finite() and high.is_finite() and tick.is_finite()):
+        raise UsageError(f"no spread can be told from bid {bid}, ask {ask} and tick size {tick_size}")
+    ticks, rest = divmod(high - low, tick)
+    if rest:
+        raise UsageError(f"the spread {high - low} from {bid} to {ask} is no multiple of the tick size {tick_size}")
+    return int(ticks)
+
+
+# ---- times
+
+_UNITS: dict[int, Literal["s", "ms", "us"]] = {10: "s", 13: "ms", 16: "us"}
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+
+
+def int_2_timestamp(value: int) -> pd.Timestamp:
+    """An integer time as a UTC Timestamp: 10 digits are seconds, 13 milliseconds, 16 microseconds; UsageError otherwise."""
+    import pandas as pd  # noqa: PLC0415 - see the end of this module
+
+    try:
+        number = operator.index(value)
+        unit = _UNITS[len(str(number))] if number > 0 else None
+    except (TypeError, KeyError):
+        unit = None
+    if unit is None:
+        raise UsageError(f"{value!r} is no time: give an integer of 10 digits (s), 13 (ms) or 16 (us)")
+    return pd.Timestamp(number, unit=unit, tz="UTC")
+
+
+def timestamp_2_int(dt: datetime, unit: str = "ms") -> int:
+    """A datetime or Timestamp as an integer of `unit` (s, ms or us) since 1970 UTC, floored; a naive one is UTC."""
+    if unit not in _PER_SECOND:
+        raise UsageError(f"unknown unit '{unit}'; known are {', '.join(_PER_SECOND)}")
+    if not isinstance(dt, datetime) or dt != dt:  # type: ignore[redundant-expr]  # noqa: PLR0124 - callers err; NaT is a datetime
+        raise UsageError(f"{dt!r} is no time: give a datetime or a Timestamp")
+    aware = dt if dt.tzinfo else dt.replace(tzinfo=UTC)
+    since = aware - datetime(1970, 1, 1, tzinfo=UTC)
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * _PER_SECOND[unit] // 1_000_000
+
+
+def _ms(time: Time) -> int:
+    if isinstance(time, str):
+        return parse_time(time)
+    if isinstance(time, datetime):
+        number = timestamp_2_int(time)
+    elif isinstance(time, date):
+        number = from_datetime(datetime(time.year, time.month, time.day, tzinfo=UTC))
+    else:
+        try:
+            number = operator.index(time)
+        except TypeError:
+            raise UsageError(f"{time!r} is no time: give a date, a datetime, a text of one, or milliseconds") from None
+        if 10**9 <= number < 10**11:  # as milliseconds this is early 1970: the exchange would answer, with other bars
+            raise UsageError(f"{number} looks like seconds; times are milliseconds: {number * 1000}")
+    if not 0 <= number <= MAX_TIME:
+        raise UsageError(f"{time!r} lies outside 1970 … 9999; integers are milliseconds")
+    return number
+
+
+# ---- frames
+#
+# pandas costs 760 ms of CPU to import; who uses this module for its signatures or its plain values does not pay that.
+
+_MS = pa.timestamp("ms")
+_PRICES = ("bid", "bid_qty", "ask", "ask_qty")
+
+
+def _timestamp(time: int) -> pd.Timestamp:
+    import pandas as pd  # noqa: PLC0415
+
+    return pd.Timestamp(time, unit="ms", tz="UTC")
+
+
+def _records(schema: pa.Schema, records: Sequence[object]) -> pa.Table:
+    return pa.Table.from_arrays([pa.array([getattr(r, f.name) for r in records], f.type) for f in schema], schema=schema)
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    for field in table.schema:
+        if pa.types.is_timestamp(field.type):
+            frame[field.name] = frame[field.name].dt.tz_localize("UTC")
+    return frame
+
+
+def _first(page: pa.Table) -> int:
+    time: int = pc.min(page[0].cast(pa.int64())).as_py()
+    return time
+
+
+def _last(page: pa.Table) -> int:
+    time: int = pc.max(page[0].cast(pa.int64())).as_py()
+    return time
+
+
+def _named(symbol: str) -> str:
+    if not symbol:  # without a symbol the exchange answers for all, at many times the weight
+        raise UsageError("the symbol is empty")
+    return symbol

@@ -17,12 +17,13 @@ from .. import grid, registry
 from ..errors import BadAnswer, Cancelled, EtlError, Refused
 from ..grid import Times
 from ..model import Series, Window
-from ..ranges import DAY, HOUR, MAX_TIME, TimeRange
+from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, TimeRange
 from . import wire
 from .conversation import Conversation
 
-# So many answers for one range must lack a bar before it counts as absent.
-DENIALS = 2
+# So many answers must lack a bar before it counts as absent; fewer where none is expected, beyond the end of a contract.
+DENIALS = 4
+EXPECTED_DENIALS = 2
 # A server that keeps sending what was not asked for is given up after so many requests.
 MAX_STUCK = 3
 # More holes than this in one window are asked for with one request over all of them instead of one each.
@@ -64,9 +65,11 @@ class RestSource:
         market = registry.market(series.market)
         if not market.newest_first:
             # startTime=0 counts as "not given" on some endpoints (binance-facts 1.6).
-            page = self._page(series, TimeRange(max(start, 1), MAX_TIME), 1, bounded=False)
-            found = _times(series, page)
-            return int(found[0]) if len(found) else None
+            for _ in range(DENIALS):
+                found = _times(series, self._page(series, TimeRange(max(start, 1), MAX_TIME), 1, bounded=False))
+                if (found >= start).any():
+                    return int(found[found >= start].min())
+            return None
         # The market answers newest first within 200 days: walk to the first such range with a bar, then take its oldest one.
         assert market.max_span is not None  # noqa: S101 - declared together with newest_first
         now = self._conversation(series.market).now()
@@ -91,6 +94,7 @@ class RestSource:
     def _bars(self, series: Series, window: Window) -> list[pa.Table]:
         interval = registry.interval(series.interval or "")
         max_limit = registry.dataset(series.dataset).endpoints[series.market].max_limit
+        needed = DENIALS if window.rows else EXPECTED_DENIALS
         pending, limit = [(window.span, 0)], window.limit
         pages: list[pa.Table] = []
         seen: Times = np.empty(0, dtype=np.int64)
@@ -113,7 +117,7 @@ class RestSource:
                 pages.append(page if inside.all() else page.filter(pa.array(inside)))
                 seen = np.union1d(seen, fresh)
             denials = 1 if len(fresh) else denials + 1
-            if denials < DENIALS:
+            if denials < needed:
                 pending += [(left, denials) for left in _few(grid.absent(interval, span, seen))]
             # The same question in one row is enough to see whether a range is empty; otherwise the page that holds it.
             limit = (
@@ -125,7 +129,7 @@ class RestSource:
         """Pages by the last settlement's own time, until a page brings nothing new: no interval is assumed (contract G10).
 
         The last time is asked for again, because two settlements may share it and the page may end between them; so an honest
-        answer is never empty once there was a row, and an empty one is asked again.
+        answer is never empty once there was a row. What the settlements so far let expect is asked for several times.
         """
         market = registry.market(series.market)
         limit = registry.dataset(series.dataset).endpoints[series.market].max_limit
@@ -133,7 +137,8 @@ class RestSource:
         longest = market.max_span or MAX_TIME
         pending = [(TimeRange(at, min(at + longest, span.end)), 0) for at in range(start, span.end, longest)]
         pages: list[pa.Table] = []
-        seen: set[tuple[object, ...]] = set()
+        seen: set[tuple[int, object]] = set()
+        stuck = 0
         while pending:
             asked, denials = pending.pop()
             page = self._page(series, asked, limit)
@@ -141,21 +146,24 @@ class RestSource:
             inside = (times >= asked.start) & (times < asked.end)
             rows, times = page.filter(pa.array(inside)), times[inside]
             keys = set(zip(times.tolist(), rows["rate_type"].to_pylist(), strict=True))
-            if keys and keys <= seen and inside.all():
-                continue
-            if keys <= seen:
-                if denials + 1 < (MAX_STUCK if seen or len(page) else DENIALS):
-                    pending.append((asked, denials + 1))
-                elif seen or len(page):
+            again = any(time == asked.start for time, _ in seen)
+            if keys <= seen and (not inside.all() or (again and not keys)):
+                stuck += 1
+                if stuck == MAX_STUCK:
                     raise BadAnswer(
-                        f"{series}: the answers for {asked} lack or exceed it; the exchange does not keep its protocol"
+                        f"{series}: {stuck} answers for {asked} were not about it; the exchange does not keep its protocol"
                     )
-                continue
-            seen |= keys
-            pages.append(rows)
-            pending.append((TimeRange(int(times.max()), asked.end), 0))
-            if market.newest_first and len(page) >= limit:
-                pending.append((TimeRange(asked.start, int(times.min()) + 1), 0))
+                pending.append((asked, denials))
+            elif keys <= seen:
+                if denials + 1 < (DENIALS if _overdue(seen, asked) else 1 if again else EXPECTED_DENIALS):
+                    pending.append((asked, denials + 1))
+            else:
+                seen |= keys
+                pages.append(rows)
+                pending.append((TimeRange(int(times.max()), asked.end), 0))
+                if market.newest_first and len(page) >= limit:
+                    pending.append((TimeRange(asked.start, int(times.min()) + 1), 0))
+                pending += [(gap, 0) for gap in _irregular(times)]
         return pages
 
     def _all_settlements(self, series: Sequence[Series], span: TimeRange) -> Mapping[Series, Sequence[pa.Table]]:
@@ -167,7 +175,7 @@ class RestSource:
         endpoint = registry.dataset(first.dataset).endpoints[first.market]
         pages: dict[Series, list[pa.Table]] = {one: [] for one in series}
         by_symbol = {one.symbol: one for one in series}
-        for _ in range(DENIALS):
+        for _ in range(EXPECTED_DENIALS):
             answer = self._conversation(first.market).get(
                 endpoint.path,
                 {"startTime": span.start, "endTime": span.end - 1, "limit": endpoint.max_limit},
@@ -209,6 +217,22 @@ class RestSource:
 def _times(series: Series, page: pa.Table) -> Times:
     column = page[registry.dataset(series.dataset).time_column]
     return np.asarray(column.cast(pa.int64()).to_numpy())
+
+
+def _overdue(seen: set[tuple[int, object]], asked: TimeRange) -> bool:
+    """Whether the last two settlements before the end of `asked` let expect another one in it."""
+    last = sorted({time for time, _ in seen if time < asked.end})[-2:]
+    return len(last) == 2 and asked.end - last[1] > (last[1] - last[0]) + MINUTE
+
+
+def _irregular(times: Times) -> list[TimeRange]:
+    """The spaces between settlements that are longer than those on both sides: a settlement may have been left out there."""
+    moments = np.unique(times)
+    steps = np.diff(moments)
+    if len(steps) < 3:
+        return []
+    longer = (steps[1:-1] > steps[:-2] + MINUTE) & (steps[1:-1] > steps[2:] + MINUTE)
+    return [TimeRange(int(moments[i]), int(moments[i + 1])) for i in np.flatnonzero(longer) + 1]
 
 
 def _few(runs: list[TimeRange]) -> list[TimeRange]:

@@ -135,8 +135,10 @@ class Store:
             about = json.loads((metadata.metadata or {})[FOOTER_KEY])
             column = dataset.columns.index(next(c for c in dataset.columns if c.name == dataset.time_column))
             first = last = None
-            for group in range(metadata.num_row_groups):
+            for group in range(metadata.num_row_groups if metadata.num_rows else 0):
                 statistics = metadata.row_group(group).column(column).statistics
+                if statistics is None or not statistics.has_min_max:
+                    raise ValueError(f"no statistics of {dataset.time_column}")
                 low, high = _milliseconds(statistics.min), _milliseconds(statistics.max)
                 first = low if first is None else min(first, low)
                 last = high if last is None else max(last, high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -12,18 +13,230 @@ import duckdb
 from .. import registry
 from ..errors import LakeError, UsageError
 from ..model import Column, Dataset
-from ..ranges import DAY
+from ..ranges import DAY, MAX_TIME
 from .files import publish, replace_file, temporary
 
-_TYPES = {"time": "TIMESTAMP", "float": "DOUBLE", "int": "BIGINT", "text": "VARCHAR"}
-_SERIES = (Column("market", "text"), Column("symbol", "text"))
+_SQL_TYPES = {"time": "TIMESTAMP", "float": "DOUBLE", "int": "BIGINT", "text": "VARCHAR"}
 
 
-def _columns(text: str) -> tuple[Column, ...]:
-    kinds = {"t": "text", "f": "float", "i": "int", "@": "time"}
-    return tuple(Column(name, kinds[kind]) for name, kind in (word.split(":") for word in text.split()))  # type: ignore[arg-type] # the four kinds above
+def _typed(columns: Iterable[Column]) -> dict[str, str]:
+    return {column.name: _SQL_TYPES[column.type] for column in columns}
 
 
-def _view_columns(dataset: Dataset) -> tuple[Column, ...]:
-    interval = (Column("interval", "text"),) if dataset.has_interval else ()
-    return (*_SERIES, *interval, *dataset.columns)
+def _typed_names(text: str) -> dict[str, str]:
+    return {name: sql_type for line in text.split(",") for *names, sql_type in [line.split()] for name in names}
+
+
+def _of_dataset(dataset: Dataset) -> dict[str, str]:
+    keys = ("market", "symbol", "interval") if dataset.has_interval else ("market", "symbol")
+    return dict.fromkeys(keys, "VARCHAR") | _typed(dataset.columns)
+
+
+# Every view with its columns and their SQL types, in order (contract 5).
+VIEWS: dict[str, dict[str, str]] = {
+    **{dataset.name: _of_dataset(dataset) for dataset in sorted(registry.DATASETS.values(), key=lambda d: not d.has_interval)},
+    "symbols": _typed_names(
+        "market symbol base_asset quote_asset contract_type status VARCHAR, onboard_time delivery_time TIMESTAMP,"
+        "tick_size step_size min_qty max_qty min_price min_notional DOUBLE, first_time last_time TIMESTAMP"
+    ),
+    "ledger": _typed_names(
+        "market dataset symbol interval VARCHAR, day DATE, source source_url sha256 VARCHAR,"
+        "rows expected missing BIGINT, verdict VARCHAR, checked_at TIMESTAMP"
+    ),
+    "runs": _typed_names(
+        "run_id command VARCHAR, started_at TIMESTAMP, elapsed_s DOUBLE,"
+        "rows_written partitions_written requests weight bytes_downloaded failed exit_code BIGINT"
+    ),
+}
+MACROS = ("bars", "resample", "bars_with_funding", "gaps", "universe")
+
+_FOOTER = (
+    '{"market":"VARCHAR","symbol":"VARCHAR","interval":"VARCHAR","holes":["BIGINT[]"],"coverage":'
+    '[{"start":"BIGINT","end":"BIGINT","source":"VARCHAR","source_url":"VARCHAR","sha256":"VARCHAR","checked":"BIGINT"}]}'
+)
+_HIVE = "hive_partitioning = true, hive_types_autocast = false"
+
+
+def catalog_sql(lake: Path) -> str:
+    """The SQL that makes every view and macro of the lake as it is now; a dataset without a file gets a view without rows.
+
+    UsageError for a lake whose path DuckDB would misread.
+    """
+    root = lake.resolve()
+    _check_path(root)
+    sql = _Sql(root)
+    views = [f"CREATE OR REPLACE VIEW {view} AS\n{sql.select(view)};\n" for view in VIEWS]
+    return "\n".join([sql.fill("-- Views and macros of the lake at $here.\n"), *views, *map(sql.macro, MACROS)])
+
+
+def write_catalog(lake: Path) -> bool:
+    """Bring `catalog.duckdb` up to date, and whether that was needed; it is replaced as a whole, so readers never block.
+
+    LakeError if a file of the lake cannot be read or the catalog cannot be written.
+    """
+    text = catalog_sql(lake)
+    kept, catalog = lake / "catalog.sql", lake / "catalog.duckdb"
+    if catalog.exists() and kept.exists() and kept.read_bytes() == text.encode():
+        return False
+    beside = temporary(lake)
+    try:
+        _build(beside, text)
+        publish(beside, catalog)
+    except OSError as error:
+        raise LakeError(f"cannot write {catalog}: {error.strerror or error}; the old one, if any, is untouched") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    replace_file(lake, kept, text.encode())
+    return True
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, text: str) -> None:
+    """Run the text of `catalog_sql`; LakeError if the file that shows a view its columns cannot be read."""
+    try:
+        connection.execute(text)
+    except duckdb.Error as error:
+        raise LakeError(f"the views cannot be made: {error}; move the broken file away and run etl repair") from error
+
+
+def quoted(text: str) -> str:
+    """The text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def pattern(path: Path) -> str:
+    """The path as DuckDB's pattern for it and nothing else: `[` stands for itself as `[[]`."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in str(path))
+
+
+def _build(path: Path, text: str) -> None:
+    # The oldest storage version that has all we use, so that an older DuckDB opens the file (adr/0002). Names inside stay
+    # unqualified, so that it works under whatever name a reader attaches it.
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH {quoted(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
+        connection.execute("USE catalog")
+        create_views(connection, text)
+        connection.execute("USE memory")
+        connection.execute("DETACH catalog")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _check_path(root: Path) -> None:
+    columns = {name for columns in VIEWS.values() for name in columns}
+    for part in root.parts:
+        if "\\" in part:
+            raise UsageError(f"the lake cannot lie at {root}: DuckDB cannot list a folder with a backslash in its name")
+        if "=" in part and part.split("=")[0] in columns:
+            raise UsageError(f"the lake cannot lie at {root}: DuckDB would take '{part}' for the value of a column; rename it")
+
+
+class _Sql:
+    """Fills the templates in `sql/` for one lake."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        bars = registry.DATASETS["klines"]
+        self.lake = f"coalesce(getvariable('lake'), {quoted(pattern(root))})"
+        self.words = {
+            "here": str(root).replace("\n", " "),
+            "footer": _FOOTER,
+            "never": str(MAX_TIME),
+            "stored": ", ".join(f"b.{column.name}" for column in bars.columns),
+            "unknown": ", ".join(
+                f"make_timestamp(n.i) AS {name}" if kind == "TIMESTAMP" else f"n.i::{kind} AS {name}"
+                for name, kind in _typed(bars.columns).items()
+            ),
+            "series": f"{self.lake} || '/klines/market=' || url_encode(market) || '/interval='"
+            " || url_encode(CASE \"interval\" WHEN '1M' THEN '1mo' ELSE \"interval\" END) || '/symbol=' || url_encode(symbol) || '/*.parquet'",
+            "step": _steps('"interval"'),
+            "width": _widths('"interval"'),
+            "to_step": _steps("to_interval"),
+            "to_width": _widths("to_interval"),
+            "targets": ", ".join(_TARGETS),
+            "overlap": "epoch_ms(least(g.gap_end, a.stop)) - epoch_ms(greatest(g.gap_start, a.start))",
+            "grids": ", ".join(f"('{i.name}', {i.step}, {i.offset})" for i in registry.INTERVALS.values()),
+            "symbols": f"({self.select('symbols')})",
+            "funding": f"({self.select('funding')})",
+        }
+
+    def fill(self, template: str, **words: str) -> str:
+        return Template(template).substitute(self.words | words)
+
+    def macro(self, name: str) -> str:
+        return self.fill(_template(name))
+
+    def select(self, view: str) -> str:
+        """The query of a view. Every column is qualified, because inside a macro a bare name may mean the parameter."""
+        if view == "ledger":
+            parts = [self.ledger(dataset) for name, dataset in registry.DATASETS.items() if self.holds(name)]
+            return "\nUNION ALL\n".join(parts) or _no_rows(view)
+        if not self.holds(view):
+            return _no_rows(view)
+        if view == "runs":
+            columns = VIEWS[view] | {"started_at": "VARCHAR"}  # its Z must not meet the zone of a session
+            declared = ", ".join(f"{name}: '{kind}'" for name, kind in columns.items())
+            names = ", ".join(f"r.{n}::TIMESTAMP AS {n}" if n == "started_at" else f"r.{n}" for n in columns)
+            return (
+                f"SELECT {names} FROM read_json({self.glob(view)}, format = 'newline_delimited', columns = {{{declared}}}) AS r"
+            )
+        names = ", ".join(f"r.{name}" for name in VIEWS[view])
+        names = names.replace("r.interval", "CASE r.interval WHEN '1mo' THEN '1M' ELSE r.interval END AS \"interval\"")
+        return f"SELECT {names} FROM read_parquet({self.glob(view)}, {_HIVE}) AS r"
+
+    def ledger(self, dataset: Dataset) -> str:
+        found, time = self.glob(dataset.name), dataset.time_column
+        if dataset.has_interval:
+            kind = {
+                "settled": "",
+                "first": f"SELECT p.file_name, min(epoch_ms(p.stats_min_value::TIMESTAMP)) AS first FROM parquet_metadata({found}) AS p"
+                f" WHERE p.path_in_schema = '{time}' GROUP BY p.file_name",
+                "first_of": "r.file_name = p.file_name",
+                "rows": "c.expected - c.missing",
+                "counts": "",
+            }
+        else:
+            kind = {
+                "settled": f"settled AS (SELECT s.market, s.symbol, date_trunc('day', s.{time}) AS cell, count(*) AS rows,"
+                f" min(epoch_ms(s.{time})) AS first FROM read_parquet({found}, {_HIVE}) AS s GROUP BY ALL),\n",
+                "first": "SELECT s.market, s.symbol, min(s.first) AS first FROM settled AS s GROUP BY ALL",
+                "first_of": "r.market = p.etl.market AND r.symbol = p.etl.symbol",
+                "rows": "coalesce(k.rows, 0)",
+                "counts": "\nLEFT JOIN settled AS k ON k.market = c.market AND k.symbol = c.symbol AND k.cell = c.cell",
+            }
+        return self.fill(_template("ledger"), dataset=dataset.name, files=found, **kind)
+
+    def glob(self, view: str) -> str:
+        return f"{self.lake} || {quoted('/' + _files_of(view))}"
+
+    def holds(self, view: str) -> bool:
+        """Whether a file is there: a view over none cannot be made."""
+        return next(self.root.glob(_files_of(view)), None) is not None
+
+
+_TARGETS = {interval.name: interval.step for interval in registry.INTERVALS.values()} | {"3d": 3 * DAY}
+
+
+def _steps(name: str) -> str:
+    cases = " ".join(f"WHEN '{target}' THEN {step}" for target, step in _TARGETS.items() if step)
+    return f"(CASE {name} {cases} END)"
+
+
+def _widths(name: str) -> str:
+    return f"(CASE {name} WHEN '1M' THEN INTERVAL 1 MONTH ELSE to_milliseconds({_steps(name)}) END)"
+
+
+def _files_of(view: str) -> str:
+    """Where the files of a view lie, of fixed depth: `**` would list quarantine and snapshots too."""
+    if view == "runs":
+        return "runs/*.jsonl"
+    if view == "symbols":
+        return "symbols/market=*/symbols.parquet"
+    return f"{view}/market=*/{'interval=*/' if registry.DATASETS[view].has_interval else ''}symbol=*/*.parquet"
+
+
+def _no_rows(view: str) -> str:
+    return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in VIEWS[view].items())} WHERE false"
+
+
+def _template(name: str) -> str:
+    return (files(__package__) / "sql" / f"{name}.sql").read_text(encoding="utf-8")

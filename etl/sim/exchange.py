@@ -47,14 +47,22 @@ class Answer:
 
 
 class Problem(Exception):
-    """A request that the exchange refuses, with the code and text of its error body."""
+    """A request that the exchange refuses with status 400 and this body."""
 
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body.decode())
+        self.body = body
 
 
-BAD_SYMBOL = (-1121, "Invalid symbol.")
+def _error(code: int, message: str) -> bytes:
+    return _json({"code": code, "msg": message})
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+BAD_SYMBOL = _error(-1121, "Invalid symbol.")
 FUNDING_LIMIT_BODY = (
     b'{"status":"ERROR","type":"VALID","code":"000002","errorData":{"limit":"limit can not greater than 1000"},'
     b'"data":null,"subData":null,"params":null}'
@@ -111,9 +119,7 @@ class Exchange:
         try:
             return replace(answer, body=route.answer(route.market, request.params, now))
         except Problem as problem:
-            if problem.code == 2:  # the one error that fundingRate reports in a form of its own
-                return replace(answer, body=FUNDING_LIMIT_BODY, status=400)
-            return replace(answer, body=_error(problem.code, str(problem)), status=400)
+            return replace(answer, body=problem.body, status=400)
 
     def is_page(self, path: str) -> bool:
         """Whether the path serves rows of a data set."""
@@ -178,7 +184,7 @@ class Exchange:
         if market.name == "spot" and params.get("symbol"):  # spot filters, futures do not (binance-facts 5)
             symbols = [one for one in info["symbols"] if one["symbol"] == params["symbol"]]
             if not symbols:
-                raise Problem(*BAD_SYMBOL)
+                raise Problem(BAD_SYMBOL)
             rest = json.dumps({**info, "symbols": symbols}, ensure_ascii=False, separators=(",", ":")).encode()
         else:
             known, rest = self._rendered.get(market.name, (None, b""))
@@ -202,25 +208,25 @@ class Exchange:
         limit = _limit(params, 500, endpoint.max_limit)
         start, end = _time(params, "startTime"), _time(params, "endTime")
         if interval not in INTERVALS:
-            raise Problem(-1120, "Invalid interval.")
+            raise Problem(_error(-1120, "Invalid interval."))
         if not self.world.known(market.name, dataset.name, symbol):
-            raise Problem(*BAD_SYMBOL)
+            raise Problem(BAD_SYMBOL)
         if self.world.closed(market.name, symbol, now):
-            raise Problem(-1122, "Invalid symbol status.")
+            raise Problem(_error(-1122, "Invalid symbol status."))
         selection = select(market, start, end, limit, now)
         return b"[%s]" % self.world.bars(Series(market.name, dataset.name, symbol, interval), selection, now)
 
     def _funding(self, dataset: Dataset, endpoint: Endpoint, market: Market, params: Mapping[str, str], now: int) -> bytes:
         symbol = params.get("symbol") or None
         if symbol is None and not endpoint.without_symbol:
-            raise Problem(-1102, _malformed("symbol"))
+            raise Problem(_error(-1102, _malformed("symbol")))
         # startTime=0 counts as absent (binance-facts 2.4)
         start, end = _time(params, "startTime") or None, _time(params, "endTime")
         if endpoint.pool == "funding" and (params.get("limit") or "").isdecimal() and int(params["limit"]) > endpoint.max_limit:
-            raise Problem(2, "limit can not greater than 1000")
+            raise Problem(FUNDING_LIMIT_BODY)  # in a form of its own
         limit = _limit(params, 100, endpoint.max_limit)
         if symbol is not None and not self.world.known(market.name, dataset.name, symbol):
-            raise Problem(*BAD_SYMBOL)
+            raise Problem(BAD_SYMBOL)
         span = _span(start, end, now)
         newest = symbol is None or start is None
         return b"[%s]" % self.world.funding(market.name, symbol, Selection(span, limit, newest), now)
@@ -231,17 +237,17 @@ class Exchange:
     def _book_ticker(self, market: Market, params: Mapping[str, str], now: int) -> bytes:
         ticker = self.world.book_ticker(market.name, params.get("symbol") or None, now)
         if ticker is None:
-            raise Problem(*BAD_SYMBOL)
+            raise Problem(BAD_SYMBOL)
         return _json(ticker)
 
     def _depth(self, market: Market, params: Mapping[str, str], now: int) -> bytes:
         symbol = _mandatory(params, "symbol")
         limit = _limit(params, 100 if market.name == "spot" else 500, 5000 if market.name == "spot" else 1000)
         if market.name != "spot" and limit not in _DEPTH_WEIGHTS:
-            raise Problem(-4021, f"{limit} is not valid depth limit")
+            raise Problem(_error(-4021, f"{limit} is not valid depth limit"))
         depth = self.world.depth(market.name, symbol, limit, now)
         if depth is None:
-            raise Problem(*BAD_SYMBOL)
+            raise Problem(BAD_SYMBOL)
         return _json(depth)
 
 
@@ -263,7 +269,7 @@ def select(market: Market, start: int | None, end: int | None, limit: int, now: 
 def _span(start: int | None, end: int | None, now: int) -> TimeRange:
     """An inclusive range of request times as a half-open one that ends with `now`."""
     if start is not None and end is not None and start > end:
-        raise Problem(-1023, "Start time is greater than end time.")
+        raise Problem(_error(-1023, "Start time is greater than end time."))
     last = now if end is None else min(end, now)
     first = max(start or 0, 0)
     return TimeRange(first, max(first, last + 1))
@@ -285,7 +291,7 @@ def _malformed(name: str) -> str:
 def _mandatory(params: Mapping[str, str], name: str) -> str:
     value = params.get(name)
     if not value:
-        raise Problem(-1102, _malformed(name))
+        raise Problem(_error(-1102, _malformed(name)))
     return value
 
 
@@ -294,7 +300,7 @@ def _time(params: Mapping[str, str], name: str) -> int | None:
     if text is None:
         return None
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise Problem(-1102, _malformed(name))
+        raise Problem(_error(-1102, _malformed(name)))
     return int(text)
 
 
@@ -303,7 +309,7 @@ def _limit(params: Mapping[str, str], default: int, most: int) -> int:
     if text is None:
         return default
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= most:
-        raise Problem(-1130, "Data sent for parameter 'limit' is not valid.")
+        raise Problem(_error(-1130, "Data sent for parameter 'limit' is not valid."))
     return int(text)
 
 
@@ -334,17 +340,6 @@ def _depth_weight(params: Mapping[str, str]) -> int:
 def _spot_depth_weight(params: Mapping[str, str]) -> int:
     asked = _asked(params, 100, 5000)
     return next(weight for most, weight in _SPOT_DEPTH_WEIGHTS if asked <= most)
-
-
-# --- bodies
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _error(code: int, message: str) -> bytes:
-    return _json({"code": code, "msg": message})
 
 
 def http_date(now: int) -> str:

@@ -464,15 +464,13 @@ def parse_rule(table: Mapping[str, object], where: str) -> Rule:
     if not isinstance(action, str) or action not in ACTIONS:
         raise UsageError(f"{where}: unknown action {action!r}; known are {', '.join(ACTIONS)}")
     signature = inspect.signature(ACTIONS[action]).parameters
-    hints: dict[str, Any] = {
-        **_MATCH,
-        **{key: hint for key, hint in _hints(action).items() if key in signature and key != "hit"},
-    }
+    keys = [name for name in signature if name != "hit"]
+    hints: dict[str, Any] = {**_MATCH, **{key: _hints(action)[key] for key in keys}}
     _known(table, {"action", *hints}, f"{where} ({action})")
     for key, value in table.items():
         if key != "action" and not _fits(value, hints[key]):
             raise UsageError(f"{where} ({action}): {key} must be {_described(hints[key])}, not {value!r}")
-    missing = [name for name, one in signature.items() if name != "hit" and one.default is one.empty and name not in table]
+    missing = [key for key in keys if signature[key].default is inspect.Parameter.empty and key not in table]
     if missing:
         raise UsageError(f"{where}: action {action} needs {', '.join(missing)}")
     if table.get("every") == 0 or (isinstance(table.get("bytes_per_second"), (int, float)) and not table["bytes_per_second"]):
@@ -482,7 +480,7 @@ def parse_rule(table: Mapping[str, object], where: str) -> Rule:
     except re.error as error:
         raise UsageError(f"{where}: path is no regular expression: {error}") from error
     match: dict[str, Any] = {key: value for key, value in table.items() if key in _MATCH}
-    return Rule(action, {key: value for key, value in table.items() if key in signature}, **match)
+    return Rule(action, {key: value for key, value in table.items() if key in keys}, **match)
 
 
 @cache

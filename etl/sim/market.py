@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -357,7 +358,7 @@ class GeneratedWorld:
         lane = {"mark_klines": _MARK, "index_klines": _INDEX, "premium_klines": _PREMIUM}[dataset]
         key = self._keys(contract.market, contract.pair if dataset == "index_klines" else contract.symbol, dataset)
         if dataset == "premium_klines":
-            value = _wander(key, edges) >> 9
+            value = _wander(key, edges, octaves=6) >> 4  # a day or less: it comes back to zero
             reach = np.full(len(minutes), 20_000)
         else:
             value = self._mark(contract, edges, lane)
@@ -384,7 +385,7 @@ class GeneratedWorld:
         contract, life = line.contract, self._life(line)
         hours: list[int] = []
         schedule = contract.funding
-        for (since, step), until in zip(schedule, [start for start, _ in schedule[1:]] + [MAX_TIME], strict=True):
+        for (since, step), until in zip(schedule, [*(start for start, _ in schedule[1:]), MAX_TIME], strict=False):
             grid = Interval("", step * HOUR)
             start = max(since, bounds.start, life.start + 1)
             hours += grid.opens(TimeRange(start, max(start, min(until, bounds.end, life.end))))
@@ -494,10 +495,13 @@ def _bits(dice: npt.NDArray[np.uint64], shift: int, width: int) -> Ints:
     return ((dice >> np.uint64(shift)) & np.uint64((1 << width) - 1)).astype(np.int64)
 
 
-def _wander(key: int, minutes: Ints) -> Ints:
-    """A random walk that needs no walking, within ±2^26: noise of periods 1, 4, 16 … 4^10 minutes, larger when slower."""
+def _wander(key: int, minutes: Ints, octaves: int = 11) -> Ints:
+    """A random walk that needs no walking, within ±2^(15 + octaves): noise of periods 1, 4, 16 … minutes, larger when slower.
+
+    Eleven octaves reach two years.
+    """
     total = np.zeros(len(minutes), np.int64)
-    for octave in range(11):
+    for octave in range(octaves):
         period = 4**octave
         cell = minutes // period
         low = int(cell[0])
@@ -527,7 +531,8 @@ def _usual_volume(contract: Contract) -> int:
     if contract.market == "cm":
         return max(contract.turnover // contract.contract_size, 1)
     price = _ticks(contract) * _tick_units(contract)
-    return max(contract.turnover * 10 ** (decimals(contract.tick) + decimals(contract.step)) // price, 1)
+    unit = int(f"1{0:0{decimals(contract.tick) + decimals(contract.step)}d}")  # 10 to the places of the product
+    return max(contract.turnover * unit // price, 1)
 
 
 def _fixed(value: int, scale: int, width: int = 0) -> str:
@@ -558,13 +563,15 @@ def render(contract: Contract, dataset: str, grid: Interval, bars: Bars) -> Bloc
     price, step, width = decimals(contract.tick), decimals(contract.step), _width(contract)
     traded = dataset == "klines"
     prices = [Decimal(column, price if traded else 8, width) for column in bars[1:5]]
-    ohlc: list[str | Decimal] = ["[", Decimal(opens), *(cell for one in prices for cell in (',"', one, '"'))]
+    ohlc: list[str | Decimal] = ["[", Decimal(opens)]
+    for one in prices:
+        ohlc += [',"', one, '"']
     if not traded:
         return block(opens, [*ohlc, ',"0",', Decimal(closes), ',"0",', Decimal(bars.trades), ',"0","0","0"]'])
     sums = 8 if contract.market == "cm" else price + step
     volume, taker = (Decimal(column, step, width) for column in (bars.volume, bars.taker_volume))
     quote, taker_quote = (Decimal(column, sums, width) for column in (bars.quote_volume, bars.taker_quote))
-    tail = [',"', volume, '",', Decimal(closes), ',"', quote, '",', Decimal(bars.trades)]
+    tail: list[str | Decimal] = [',"', volume, '",', Decimal(closes), ',"', quote, '",', Decimal(bars.trades)]
     return block(opens, [*ohlc, *tail, ',"', taker, '","', taker_quote, '","0"]'])
 
 

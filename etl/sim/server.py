@@ -261,8 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _reset(self) -> None:
         """Close with RST instead of FIN."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.rfile.close()
-        self.wfile.close()
+        self.rfile.close()  # it holds the socket open
         self.connection.close()
 
     def log_message(self, format: str, *args: object) -> None:

@@ -1,7 +1,7 @@
 -- gaps(symbol, interval): what is absent after the first bar: between two bars by content, after the last bar by the footers.
 -- verdict: `missing` where a source answered for the whole gap, `outage` where REST and the archive did, NULL where a part of it
 -- was not asked.
-CREATE OR REPLACE MACRO gaps(symbol, interval, market := 'um') AS TABLE
+CREATE OR REPLACE MACRO gaps(symbol, "interval", market := 'um') AS TABLE
 WITH footers AS (
   SELECT from_json(decode(m.value), '$footer') AS etl
   FROM parquet_kv_metadata($series) AS m
@@ -32,7 +32,7 @@ judged AS (
   GROUP BY g.gap_start, g.gap_end
 )
 SELECT j.gap_start, j.gap_end,
-  CASE WHEN interval = '1M' THEN datediff('month', j.gap_start, j.gap_end) ELSE j.length // $step END AS missing,
+  CASE WHEN "interval" = '1M' THEN datediff('month', j.gap_start, j.gap_end) ELSE j.length // $step END AS missing,
   CASE WHEN j.hole < j.length THEN NULL WHEN j.rest = j.length AND j.archive = j.length THEN 'outage' ELSE 'missing' END AS verdict
 FROM judged AS j
 ORDER BY j.gap_start;

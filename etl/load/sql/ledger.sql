@@ -6,94 +6,106 @@
 --             source answered. partial: not all of the cell was asked, or the series began in it. else complete.
 --             `lost` is never said here: what could not be asked leaves no trace in a file.
 SELECT * FROM (
-WITH files AS (
-  SELECT f.*, f.etl.market AS market, f.etl.symbol AS symbol, f.etl.interval AS interval, g.step, g.phase,
-    epoch_ms(f.period) AS low, epoch_ms(f.period + CASE length(f.name) WHEN 4 THEN INTERVAL 1 YEAR ELSE INTERVAL 1 MONTH END) AS high,
-    $begin AS begin
+WITH ${settled}footers AS (
+  SELECT row_number() OVER () AS file, m.file_name, from_json(decode(m.value), '$footer') AS etl,
+    parse_filename(m.file_name, true) AS name
+  FROM parquet_kv_metadata($files) AS m
+  WHERE decode(m.key) = 'etl'
+),
+files AS (
+  SELECT p.*, p.etl.market AS market, p.etl.symbol AS symbol, p.etl.interval AS "interval", g.step, g.phase,
+    g.step IS NULL OR g.step BETWEEN 1 AND 86399999 AS daily,
+    epoch_ms(p.period) AS low,
+    epoch_ms(p.period + CASE length(p.name) WHEN 4 THEN INTERVAL 1 YEAR ELSE INTERVAL 1 MONTH END) AS high,
+    coalesce(least(r.first, p.etl.holes[1][1]), $never) AS begin
   FROM (
-    SELECT m.file_name, from_json(decode(m.value), '$footer') AS etl, parse_filename(m.file_name, true) AS name,
-      try_cast(parse_filename(m.file_name, true)[:4] || coalesce(nullif(parse_filename(m.file_name, true)[5:], ''), '-01') || '-01' AS TIMESTAMP) AS period
-    FROM parquet_kv_metadata($files) AS m
-    WHERE decode(m.key) = 'etl'
-  ) AS f
-  LEFT JOIN (VALUES $grids) AS g(name, step, phase) ON g.name = f.etl.interval
+    SELECT f.*, try_cast(CASE length(f.name) WHEN 4 THEN f.name || '-01-01' ELSE f.name || '-01' END AS TIMESTAMP) AS period
+    FROM footers AS f
+  ) AS p
+  LEFT JOIN (VALUES $grids) AS g(name, step, phase) ON g.name = p.etl.interval
   LEFT JOIN ($first) AS r ON $first_of
-  WHERE f.period IS NOT NULL
+  WHERE p.period IS NOT NULL
 ),
 answers AS (
-  SELECT a.file_name, a.begin, a.c.source, greatest(a.c.start, a.low) AS start, least(a.c."end", a.high) AS stop, a.c
-  FROM (SELECT *, unnest(etl.coverage) AS c FROM files) AS a
+  SELECT a.file, a.begin, a.c, greatest(a.c.start, a.low) AS start, least(a.c."end", a.high) AS stop
+  FROM (SELECT f.*, unnest(f.etl.coverage) AS c FROM files AS f) AS a
   WHERE greatest(a.c.start, a.low) < least(a.c."end", a.high)
 ),
 holes AS (
-  SELECT h.file_name, greatest(h.hole[1], h.low) AS start, least(h.hole[2], h.high) AS stop
-  FROM (SELECT *, unnest(etl.holes) AS hole FROM files) AS h
+  SELECT h.file, greatest(h.hole[1], h.low) AS start, least(h.hole[2], h.high) AS stop
+  FROM (SELECT f.*, unnest(f.etl.holes) AS hole FROM files AS f) AS h
   WHERE greatest(h.hole[1], h.low) < least(h.hole[2], h.high)
 ),
 spans AS (
-  SELECT i.file_name, any_value(i.begin) AS begin, min(i.start) AS start, max(i.stop) AS stop
+  SELECT i.file, any_value(i.begin) AS begin, min(i.start) AS start, max(i.stop) AS stop
   FROM (
-    SELECT n.*, sum(n.fresh) OVER (PARTITION BY n.file_name ORDER BY n.start, n.stop) AS island
+    SELECT n.*, sum(n.fresh) OVER (PARTITION BY n.file ORDER BY n.start, n.stop) AS island
     FROM (
       SELECT a.*, (a.start > coalesce(max(a.stop) OVER (
-        PARTITION BY a.file_name ORDER BY a.start, a.stop ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), -1))::INT AS fresh
+        PARTITION BY a.file ORDER BY a.start, a.stop ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), -1))::INT AS fresh
       FROM answers AS a
     ) AS n
   ) AS i
-  GROUP BY i.file_name, i.island
+  GROUP BY i.file, i.island
 ),
 pieces AS (
-  SELECT file_name, 'answer' AS kind, start, stop, c FROM answers
-  UNION ALL SELECT file_name, 'covered', start, stop, NULL FROM spans
-  UNION ALL SELECT file_name, 'life', greatest(start, begin), stop, NULL FROM spans WHERE begin < stop
-  UNION ALL SELECT file_name, 'hole', start, stop, NULL FROM holes
+  SELECT a.file, 'answer' AS kind, a.start, a.stop, a.c FROM answers AS a
   UNION ALL
-  SELECT h.file_name, a.source, greatest(h.start, a.start), least(h.stop, a.stop), NULL
-  FROM holes AS h JOIN answers AS a ON a.file_name = h.file_name AND a.start < h.stop AND a.stop > h.start
+  SELECT s.file, 'covered', s.start, s.stop, NULL FROM spans AS s
+  UNION ALL
+  SELECT s.file, 'life', greatest(s.start, s.begin), s.stop, NULL FROM spans AS s WHERE s.begin < s.stop
+  UNION ALL
+  SELECT h.file, 'hole', h.start, h.stop, NULL FROM holes AS h
+  UNION ALL
+  SELECT h.file, a.c.source, greatest(h.start, a.start), least(h.stop, a.stop), NULL
+  FROM holes AS h JOIN answers AS a ON a.file = h.file AND a.start < h.stop AND a.stop > h.start
 ),
 cut AS (
-  SELECT p.*, epoch_ms(p.cell) AS cell_start, epoch_ms(p.cell + p.width) AS cell_stop,
-    greatest(p.start, epoch_ms(p.cell)) AS low, least(p.stop, epoch_ms(p.cell + p.width)) AS high
+  SELECT e.*, e.cell_stop - e.cell_start AS whole, greatest(e.start, e.cell_start) AS low, least(e.stop, e.cell_stop) AS high
   FROM (
-    SELECT q.*, unnest(generate_series(date_trunc(q.unit, epoch_ms(q.start)), epoch_ms(q.stop - 1), q.width)) AS cell
+    SELECT d.*, epoch_ms(d.cell) AS cell_start,
+      epoch_ms(d.cell + CASE WHEN d.daily THEN INTERVAL 1 DAY ELSE INTERVAL 1 MONTH END) AS cell_stop
     FROM (
-      SELECT p.*, f.market, f.symbol, f.interval, f.step, f.phase,
-        CASE WHEN f.step BETWEEN 1 AND 86399999 OR f.step IS NULL THEN 'day' ELSE 'month' END AS unit,
-        CASE WHEN f.step BETWEEN 1 AND 86399999 OR f.step IS NULL THEN INTERVAL 1 DAY ELSE INTERVAL 1 MONTH END AS width
-      FROM pieces AS p JOIN files AS f USING (file_name)
-    ) AS q
-  ) AS p
+      SELECT p.*, f.market, f.symbol, f.interval, f.step, f.phase, f.daily, unnest(generate_series(
+        date_trunc(CASE WHEN f.daily THEN 'day' ELSE 'month' END, epoch_ms(p.start)),
+        epoch_ms(p.stop - 1),
+        CASE WHEN f.daily THEN INTERVAL 1 DAY ELSE INTERVAL 1 MONTH END
+      )) AS cell
+      FROM pieces AS p JOIN files AS f ON f.file = p.file
+    ) AS d
+  ) AS e
 ),
 counted AS (
   SELECT c.*, c.high - c.low AS length,
-    CASE WHEN c.step = 0 THEN (c.low = c.cell_start)::BIGINT
-      ELSE (c.high - c.phase + c.step - 1) // nullif(c.step, 0) - (c.low - c.phase + c.step - 1) // nullif(c.step, 0) END AS opens
+    CASE
+      WHEN c.step = 0 THEN (c.low = c.cell_start)::BIGINT
+      ELSE (c.high - c.phase + c.step - 1) // nullif(c.step, 0) - (c.low - c.phase + c.step - 1) // nullif(c.step, 0)
+    END AS opens
   FROM cut AS c
 ),
 cells AS (
-  SELECT c.market, c.symbol, c.interval, c.cell,
-    max({'length': c.length, 'start': c.low, 'source': c.c.source, 'url': c.c.source_url, 'sha256': c.c.sha256}) FILTER (c.kind = 'answer') AS answer,
+  SELECT c.market, c.symbol, c.interval, c.file, c.cell,
+    max({'length': c.length, 'start': c.low, 'c': c.c}) FILTER (c.kind = 'answer') AS answer,
     max(c.c.checked) FILTER (c.kind = 'answer') AS checked,
-    any_value(c.cell_stop - c.cell_start) AS whole,
+    any_value(c.whole) AS whole,
     any_value(c.step) AS step,
     sum(c.opens) FILTER (c.kind = 'covered') AS asked,
-    coalesce(sum(c.opens) FILTER (c.kind = 'life'), 0) AS expected,
-    coalesce(sum(c.opens) FILTER (c.kind = 'hole'), 0) AS missing,
-    coalesce(sum(c.length) FILTER (c.kind = 'covered'), 0) AS covered,
-    coalesce(sum(c.length) FILTER (c.kind = 'life'), 0) AS life,
-    coalesce(sum(c.length) FILTER (c.kind = 'hole'), 0) AS hole,
-    coalesce(sum(c.length) FILTER (c.kind = 'rest'), 0) AS rest,
-    coalesce(sum(c.length) FILTER (c.kind = 'archive'), 0) AS archive
+    coalesce(sum(c.opens) FILTER (c.kind = 'life'), 0)::BIGINT AS expected,
+    coalesce(sum(c.opens) FILTER (c.kind = 'hole'), 0)::BIGINT AS missing,
+    sum(c.length) FILTER (c.kind = 'covered') AS covered,
+    sum(c.length) FILTER (c.kind = 'life') AS life,
+    sum(c.length) FILTER (c.kind = 'hole') AS hole,
+    sum(c.length) FILTER (c.kind = 'rest') AS rest,
+    sum(c.length) FILTER (c.kind = 'archive') AS archive
   FROM counted AS c
-  GROUP BY c.market, c.symbol, c.interval, c.cell
+  GROUP BY c.market, c.symbol, c.interval, c.file, c.cell -- the names, so that a filter on them reaches down to the files
 )
-SELECT c.market, '$dataset' AS dataset, c.symbol, c.interval, c.cell::DATE AS day, c.answer.source AS source,
-  c.answer.url AS source_url, c.answer.sha256 AS sha256,
-  $rows AS rows,
-  CASE WHEN c.step IS NOT NULL THEN c.expected::BIGINT END AS expected,
-  CASE WHEN c.step IS NOT NULL THEN c.missing::BIGINT END AS missing,
+SELECT c.market, '$dataset' AS dataset, c.symbol, c.interval, c.cell::DATE AS day,
+  c.answer.c.source AS source, c.answer.c.source_url AS source_url, c.answer.c.sha256 AS sha256,
+  $rows AS rows, CASE WHEN c.step IS NOT NULL THEN c.expected END AS expected,
+  CASE WHEN c.step IS NOT NULL THEN c.missing END AS missing,
   CASE
-    WHEN c.life = 0 THEN 'not_listed'
+    WHEN c.life IS NULL THEN 'not_listed'
     WHEN c.missing > 0 THEN CASE WHEN c.rest = c.hole AND c.archive = c.hole THEN 'outage' ELSE 'missing' END
     WHEN c.covered < c.whole OR c.life < c.covered THEN 'partial'
     ELSE 'complete'

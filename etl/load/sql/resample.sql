@@ -1,10 +1,10 @@
 -- resample(symbol, interval, to_interval): coarser bars on the exchange's own grids: weeks from Monday, 3d from 1970-01-02,
 -- calendar months. Closed buckets only: none that ends after the last stored bar.
-CREATE OR REPLACE MACRO resample(symbol, interval, to_interval, market := 'um') AS TABLE
+CREATE OR REPLACE MACRO resample(symbol, "interval", to_interval, market := 'um') AS TABLE
 SELECT
   market::VARCHAR AS market,
   symbol::VARCHAR AS symbol,
-  to_interval::VARCHAR AS interval,
+  to_interval::VARCHAR AS "interval",
   g.bucket AS open_time,
   arg_min(g.open, g.open_time) AS open,
   max(g.high) AS high,
@@ -22,15 +22,19 @@ FROM (
   SELECT
     b.*,
     time_bucket(
-      CASE
-        WHEN $step <= 86400000 AND (to_interval = '1M' OR $to_step > $step AND $to_step % $step = 0) THEN $to_width
-        ELSE error('resample: bars of ' || interval || ' do not fill bars of ' || coalesce(to_interval, 'NULL')
-          || '; to_interval must be a multiple of interval, one of $targets')
-      END,
+      $to_width,
       b.open_time,
       CASE to_interval WHEN '3d' THEN TIMESTAMP '1970-01-02' WHEN '1w' THEN TIMESTAMP '1970-01-05' ELSE TIMESTAMP '1970-01-01' END
     ) AS bucket
-  FROM read_parquet($series, hive_partitioning = false) AS b
+  FROM read_parquet(
+    -- Refused here, because the path is worked out before anything is read, and nothing can optimise it away.
+    CASE
+      WHEN $step <= 86400000 AND (to_interval = '1M' OR ($to_step > $step AND $to_step % $step = 0)) THEN $series
+      ELSE error('resample: bars of ' || "interval" || ' do not fill bars of ' || to_interval
+        || '; to_interval must be a multiple of interval, one of $targets')
+    END,
+    hive_partitioning = false
+  ) AS b
 ) AS g
 GROUP BY g.bucket
 QUALIFY g.bucket + $to_width <= max(max(g.close_time)) OVER () + INTERVAL 1 MILLISECOND

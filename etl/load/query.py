@@ -1,0 +1,444 @@
+"""Reading a lake with DuckDB: connections with the views, series as frames, and `etl sql`, which can read the lake and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import difflib
+import io
+import json
+import re
+import secrets
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO
+from urllib.parse import unquote
+
+import duckdb
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .. import registry
+from ..errors import EtlError, LakeError, UsageError
+from ..model import Series
+from ..ranges import from_datetime, parse_time, to_datetime
+from .store import Store
+from .views import MACROS, VIEWS, catalog_sql, create_views, pattern, quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Format = Literal["table", "csv", "json", "parquet"]
+Time = str | int | date
+Parameters = Sequence[object] | Mapping[str, object]
+
+_BATCH = 50_000
+
+# A CTE may hold COPY, INSERT and the like, and DuckDB calls the whole a SELECT; so what a query may consist of is listed.
+_QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+# These run text as SQL, or make DuckDB 1.5 write log files from within a SELECT.
+_REFUSED_FUNCTIONS = {"enable_logging", "enable_profiling", "query", "json_execute_serialized_sql"}
+_EXPLAIN = re.compile(r"(?:\s|--[^\n]*\n)*EXPLAIN\b(?:\s+ANALYZE\b)?(?:\s*\([\w\s,]*\))?", re.IGNORECASE)
+_NO_FILES = re.compile(r'No files found that match the pattern ".*/(\w+)/market=([^/]*)/(?:interval=([^/]*)/)?symbol=([^/]*)/')
+
+
+class Result:
+    """The rows of one query, in Arrow batches as they are computed; use it as a context, or close it."""
+
+    def __init__(
+        self,
+        lake: Path,
+        connection: duckdb.DuckDBPyConnection,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+        *,
+        plan: bool,
+    ) -> None:
+        self.schema = schema
+        self.plan = plan
+        """Whether these are the lines of an EXPLAIN."""
+        self._lake = lake
+        self._connection = connection
+        self._batches = batches
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, once; EtlError where the query fails half-way."""
+        with _translated(self._lake):
+            yield from self._batches
+
+    def close(self) -> None:
+        """End the query."""
+        self._connection.close()
+
+    def __enter__(self) -> Result:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def connect(lake: Path) -> duckdb.DuckDBPyConnection:
+    """A new in-memory connection with the views and macros of the lake; it never opens `catalog.duckdb` and locks nothing.
+
+    UsageError where there is no lake, LakeError if a file of it cannot be read.
+    """
+    if not lake.is_dir():
+        raise UsageError(f"there is no lake at {lake}; make one with etl backfill, or name another with --lake or ETL_LAKE")
+    connection = duckdb.connect()
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        # DuckDB takes a view of one symbol for one row and would join it with nested loops (design 4).
+        connection.execute("SET asof_loop_join_threshold = 0")
+        # By default a query that outgrows the memory spills into the working directory.
+        connection.execute(f"SET temp_directory = {quoted(str(Path(tempfile.gettempdir(), f'etl-{secrets.token_hex(8)}')))}")
+        create_views(connection, catalog_sql(lake))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def load(
+    lake: Path,
+    dataset: str,
+    symbol: str,
+    interval: str | None = None,
+    start: Time | None = None,
+    end: Time | None = None,
+    *,
+    market: str = "um",
+    output: Literal["pandas", "arrow"] = "pandas",
+) -> pd.DataFrame | pa.Table:
+    """The stored rows of one series in [start, end), sorted by time: the columns of its view, times tz-aware UTC.
+
+    Times are text (UTC unless it says otherwise), dates, datetimes (naive is UTC) or ms UTC. Reads the folder of the series only.
+    UsageError names what is stored where the series is not.
+    """
+    kind = registry.dataset(dataset)
+    if kind.has_interval != (interval is not None):
+        raise UsageError(f"{dataset} {'needs an interval, for example 1m' if kind.has_interval else 'has no interval'}")
+    if output not in ("pandas", "arrow"):
+        raise UsageError(f"unknown output '{output}'; known are pandas, arrow")
+    series = Series(registry.market(market).name, dataset, symbol, registry.interval(interval).name if interval else None)
+    files = sorted(Store(lake, "").folder(series).glob("*.parquet"))
+    if not files:
+        raise _no_series(lake, series)
+    names = [f"?::VARCHAR AS {name}" if name in series.as_dict() else name for name in VIEWS[dataset]]
+    known = [value for name, value in series.as_dict().items() if name in VIEWS[dataset]]
+    bounds = [(sign, _moment(time)) for sign, time in ((">=", start), ("<", end)) if time is not None]
+    where = " AND ".join(["true", *(f"{kind.time_column} {sign} ?" for sign, _ in bounds)])
+    query = (
+        f"SELECT {', '.join(names)} FROM read_parquet(?, hive_partitioning = false)"  # noqa: S608 - our own names; values are bound
+        f" WHERE {where} ORDER BY {', '.join(kind.key)}"
+    )
+    values = [*known, [pattern(path) for path in files], *(moment for _, moment in bounds)]
+    with duckdb.connect() as connection, _translated(lake):
+        table = connection.sql(query, params=values).to_arrow_table()
+    zoned = [f.with_type(pa.timestamp(f.type.unit, "UTC")) if pa.types.is_timestamp(f.type) else f for f in table.schema]
+    table = table.cast(pa.schema(zoned))
+    return table if output == "arrow" else table.to_pandas()
+
+
+def run(lake: Path, sql: str, parameters: Parameters | None = None) -> Result:
+    """The answer to one SELECT, or EXPLAIN of one, by a connection that can read the lake and nothing else.
+
+    UsageError for any other statement, for a mistake in the SQL and for a series that is not stored.
+    """
+    connection = connect(lake)
+    tables: set[str] = set()
+    try:
+        for setting in (
+            "python_enable_replacements = false",  # our own variables are no tables
+            "autoinstall_known_extensions = false",
+            "autoload_known_extensions = false",
+            f"allowed_directories = [{quoted(str(lake.resolve()))}]",
+            "enable_external_access = false",
+            "lock_configuration = true",  # the last one: nothing can be unset after it
+        ):
+            connection.execute(f"SET {setting}")
+        with _translated(lake, tables):
+            plan = _check(connection, sql, tables)
+            reader = connection.sql(sql, params=parameters).to_arrow_reader(_BATCH)
+            first = next(reader, None)  # a query that fails at once fails here, before anything is printed
+    except BaseException:
+        connection.close()
+        raise
+    batches = chain(() if first is None else (first,), reader)
+    return Result(lake, connection, reader.schema, batches, plan=plan)
+
+
+def write_result(result: Result, form: Format, out: BinaryIO, *, limit: int | None = None, notes: TextIO | None = None) -> int:
+    """Write the rows in that form to a binary stream (text is UTF-8), and how many the query has.
+
+    table: aligned columns, times in UTC; of more than `limit` rows the first ones only, which `notes` is told.
+    csv: RFC 4180 with a header and plain line feeds; NULL is empty. json: one array of objects; NaN is null.
+    In both, times are ISO-8601 with `Z`. parquet: a file; the stream needs no seek.
+    UsageError where the form cannot hold the result.
+    """
+    if form in ("json", "parquet") and len(set(result.schema.names)) < len(result.schema.names):
+        raise UsageError(f"{form} needs a name of its own for every column; these are {', '.join(result.schema.names)}: use AS")
+    if form == "table":
+        return _write_table(result, out, limit, notes)
+    return {"csv": _write_csv, "json": _write_json, "parquet": _write_parquet}[form](result, out)
+
+
+def _write_table(result: Result, out: BinaryIO, limit: int | None, notes: TextIO | None) -> int:
+    shown: list[list[str]] = []
+    total = 0
+    for batch in result.batches():
+        total += batch.num_rows
+        if limit is None or len(shown) < limit:
+            part = batch if limit is None else batch.slice(0, limit - len(shown))
+            shown.extend(map(list, zip(*(_cells(column) for column in part.columns), strict=True)))
+    if result.plan:
+        lines = [row[-1] for row in shown]
+    else:
+        shown = [[_printable(cell) for cell in row] for row in (result.schema.names, *shown)]
+        widths = [max(map(_width, column)) for column in zip(*shown, strict=True)]
+        right = [_is_number(field.type) for field in result.schema]
+        lines = [" | ".join(map(_aligned, row, widths, right)).rstrip() for row in shown]
+        lines.insert(1, "-+-".join("-" * width for width in widths))
+    out.write("".join(f"{line}\n" for line in lines).encode())
+    if notes is not None and limit is not None and total > limit:
+        notes.write(f"({limit} of {total} rows)\n")
+    return total
+
+
+def _write_csv(result: Result, out: BinaryIO) -> int:
+    import pyarrow.csv  # noqa: PLC0415 - only this form needs it
+
+    header = io.StringIO()
+    csv.writer(header, lineterminator="\n").writerow(result.schema.names)
+    out.write(header.getvalue().encode())
+    total = 0
+    for batch in result.batches():
+        total += batch.num_rows
+        columns = [_flat(column) for column in batch.columns]
+        table = pa.Table.from_arrays(columns, names=[str(index) for index in range(len(columns))])
+        text = io.BytesIO()
+        try:
+            pyarrow.csv.write_csv(table, text, pyarrow.csv.WriteOptions(include_header=False, quoting_style="none"))
+        except pa.ArrowInvalid:  # a quote, comma or line feed in a text
+            text = io.BytesIO()
+            pyarrow.csv.write_csv(table, text, pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed"))
+        out.write(text.getbuffer())
+    return total
+
+
+def _write_json(result: Result, out: BinaryIO) -> int:
+    encode = msgspec.json.Encoder(decimal_format="number").encode  # NaN and the infinities become null
+    names = result.schema.names
+    total = 0
+    for batch in result.batches():
+        columns = [_values(column) for column in batch.columns]
+        rows = [encode(dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
+        out.write((b",\n " if total else b"[") + b",\n ".join(rows) if rows else b"")
+        total += len(rows)
+    out.write(b"]\n" if total else b"[]\n")
+    return total
+
+
+def _write_parquet(result: Result, out: BinaryIO) -> int:
+    import pyarrow.parquet as pq  # noqa: PLC0415 - only this form needs it
+
+    total = 0
+    try:
+        with pq.ParquetWriter(_Forward(out), result.schema, compression="zstd") as writer:
+            for batch in result.batches():
+                writer.write_batch(batch)
+                total += batch.num_rows
+    except pa.ArrowNotImplementedError as error:
+        raise UsageError(f"Parquet cannot hold a column of this result ({error}); cast it, for example to VARCHAR") from error
+    return total
+
+
+class _Forward(io.RawIOBase):
+    """A stream that knows its position, which Parquet asks for and a pipe does not tell."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - any buffer
+        self._out.write(data)
+        self._position += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._position
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _iso(column: pa.Array, separator: str = "T", zone: str = "Z") -> pa.Array:
+    """Times as ISO-8601 text in UTC, with a fraction only where there is one, as ranges.iso writes them."""
+    times = column.cast(pa.timestamp("us"), safe=False)
+    seconds = pc.floor_temporal(times, unit="second")
+    rest = pc.subtract(times.cast(pa.int64()), seconds.cast(pa.int64()))
+    digits = pc.utf8_lpad(rest.cast(pa.string()), 6, "0")
+    whole_ms = pc.ends_with(digits, "000")
+    fraction = pc.binary_join_element_wise("", pc.if_else(whole_ms, pc.utf8_slice_codeunits(digits, 0, 3), digits), ".")
+    fraction = pc.if_else(pc.equal(rest, 0), "", fraction)
+    text = pc.replace_substring(seconds.cast(pa.timestamp("s")).cast(pa.string()), " ", separator)
+    return pc.binary_join_element_wise(text, fraction, zone, "")
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Values that JSON can hold."""
+    if pa.types.is_timestamp(column.type):
+        return list(_iso(column).to_pylist())
+    if pa.types.is_nested(column.type) or pa.types.is_interval(column.type) or pa.types.is_binary(column.type):
+        return [_value(value) for value in column.to_pylist(maps_as_pydicts="lossy")]
+    return list(column.to_pylist())
+
+
+def _value(value: Any) -> Any:  # noqa: ANN401 - any value of SQL
+    if isinstance(value, datetime):
+        return _iso(pa.array([value])).to_pylist()[0]
+    if isinstance(value, pa.MonthDayNano):
+        return f"P{value.months}M{value.days}DT{value.nanoseconds / 1e9:g}S"
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list):
+        return [_value(one) for one in value]
+    if isinstance(value, dict):
+        return {str(name): _value(one) for name, one in value.items()}
+    return value
+
+
+def _flat(column: pa.Array) -> pa.Array:
+    """A column that CSV can hold."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        return _iso(column)
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    if pa.types.is_nested(kind) or pa.types.is_interval(kind) or pa.types.is_binary(kind):
+        return pa.array([_text(value) for value in _values(column)], pa.string())
+    return column
+
+
+def _text(value: Any) -> str | None:  # noqa: ANN401 - any value of SQL
+    return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _cells(column: pa.Array) -> list[str]:
+    if pa.types.is_timestamp(column.type):
+        column = _iso(column, " ", "")
+    return ["NULL" if value is None else str(value) for value in _flat(column).to_pylist()]
+
+
+def _printable(text: str) -> str:
+    """The text on one line, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: East Asian wide characters take two, combining ones none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _aligned(text: str, width: int, right: bool) -> str:  # noqa: FBT001 - used with map
+    padding = " " * (width - _width(text))
+    return padding + text if right else text + padding
+
+
+def _check(connection: duckdb.DuckDBPyConnection, sql: str, tables: set[str]) -> bool:
+    """Refuse what is not one query; collect the tables that it names; whether it is an EXPLAIN."""
+    kinds = [statement.type for statement in connection.extract_statements(sql)]
+    explained = _EXPLAIN.match(sql)
+    if kinds == [duckdb.StatementType.EXPLAIN] and explained:
+        # DuckDB says EXPLAIN of EXPLAIN ANALYZE COPY too, and would write: what is explained must pass by itself.
+        _check(connection, sql[explained.end() :], tables)
+        return True
+    if kinds != [duckdb.StatementType.SELECT]:
+        found = ", ".join(str(kind).rpartition(".")[2] for kind in kinds) or "nothing"
+        raise UsageError(f"etl sql takes exactly one SELECT, or EXPLAIN of one, and reads only; this is {found}")
+    tree = json.loads(connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
+    if tree.get("error", True):
+        raise UsageError(f"etl sql cannot read this query: {tree.get('error_message')}")
+    for node in _nodes(tree):
+        if str(node.get("type", "")).endswith("_NODE") and node["type"] not in _QUERY_NODES:
+            raise UsageError("etl sql reads only; a WITH that writes is no query")
+        if node.get("function_name") in _REFUSED_FUNCTIONS:
+            raise UsageError(f"etl sql does not run {node['function_name']}(): it reads the lake and nothing else")
+        if isinstance(node.get("table_name"), str):
+            tables.add(node["table_name"].lower())
+    return False
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any JSON
+    pending = [tree]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, dict):
+            yield one
+            pending.extend(one.values())
+        elif isinstance(one, list):
+            pending.extend(one)
+
+
+@contextlib.contextmanager
+def _translated(lake: Path, tables: Iterable[str] = ()) -> Iterator[None]:
+    """Errors of DuckDB as ours, with what is known instead."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _error(lake, error, tables) from error
+
+
+def _error(lake: Path, error: duckdb.Error, tables: Iterable[str]) -> EtlError:
+    text = str(error).strip()
+    if missing := _NO_FILES.search(text):
+        dataset, market, interval, symbol = (unquote(part or "") for part in missing.groups())
+        return _no_series(lake, Series(market, dataset, symbol, "1M" if interval == "1mo" else interval or None))
+    if isinstance(error, duckdb.PermissionException):
+        return UsageError(f"etl sql reads the lake at {lake} and nothing else: {text}")
+    if isinstance(error, duckdb.CatalogException):
+        return UsageError(f"{text}\nviews: {', '.join(VIEWS)}; macros: {', '.join(MACROS)}")
+    if isinstance(error, duckdb.BinderException):
+        known = [f"columns of {view}: {', '.join(VIEWS[view])}" for view in VIEWS if view in set(tables)]
+        return UsageError("\n".join([text, *known]))
+    if isinstance(error, duckdb.IOException):
+        return LakeError(f"{text}; etl verify tells which files of the lake are broken")
+    if isinstance(error, (duckdb.OutOfMemoryException, duckdb.InternalException, duckdb.FatalException)):
+        return EtlError(text)
+    return UsageError(text)
+
+
+def _no_series(lake: Path, series: Series) -> UsageError:
+    """What is not there, and what is stored instead that it could have meant."""
+    if series.interval is not None:
+        registry.interval(series.interval)  # an interval that cannot be stored at all has a message of its own
+    stored = [s for s in Store(lake, "").series() if (s.market, s.dataset) == (series.market, series.dataset)]
+    others = [s.interval for s in stored if s.symbol == series.symbol and s.interval]
+    symbols = sorted({s.symbol for s in stored})
+    if not stored:
+        hint = f"the lake at {lake} holds no {series.dataset} of {series.market}; etl backfill fetches them"
+    elif others:
+        hint = f"stored intervals of {series.symbol} are {', '.join(others)}"
+    elif close := difflib.get_close_matches(series.symbol.upper(), symbols, n=5):
+        hint = f"did you mean {', '.join(close)}?"
+    else:
+        hint = f"stored are {', '.join(symbols[:10])}" + (f" and {len(symbols) - 10} more" if len(symbols) > 10 else "")
+    return UsageError(f"no such series in the lake: {series}; {hint}")
+
+
+def _moment(time: Time) -> datetime:
+    """A naive UTC datetime, as DuckDB compares the stored times."""
+    if isinstance(time, str):
+        time = parse_time(time)
+    elif isinstance(time, date):
+        time = from_datetime(time if isinstance(time, datetime) else datetime(time.year, time.month, time.day))  # noqa: DTZ001 - naive is UTC there
+    return to_datetime(time).replace(tzinfo=None)

@@ -1,0 +1,242 @@
+"""One GET against a server that does its worst."""
+
+import gzip
+import os
+import socket
+import ssl
+import time
+import zlib
+
+import httpx
+import pytest
+
+from etl.errors import BadAnswer, EtlError, Transient, UsageError
+from etl.extract.http import Http, translate
+
+BODY = b'[["' + b"binance " * 400 + b'"]]'
+
+
+@pytest.fixture
+def http():
+    with Http(timeout=5, deadline=10) as http:
+        yield http
+
+
+def test_a_plain_answer(kit, http):
+    server = kit.serve(kit.answer(BODY, 404, x_mbx_used_weight_1m="7"))
+    answer = http.get(server.url + "/a", {"symbol": "币安人生USDT", "limit": 5, "startTime": None})
+    assert (answer.status, answer.body, answer.downloaded) == (404, BODY, len(BODY))
+    assert answer.headers["x-mbx-used-weight-1m"] == "7"
+    assert answer.url == server.url + "/a?symbol=%E5%B8%81%E5%AE%89%E4%BA%BA%E7%94%9FUSDT&limit=5"
+    (request,) = server.requests
+    assert request.params == {"symbol": "币安人生USDT", "limit": "5"}
+    assert request.headers["accept-encoding"] == "gzip"
+    assert request.headers["user-agent"].startswith("binance-futures-etl/")
+    assert request.headers["user-agent"].endswith("(+python-httpx)")
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(BODY), gzip.compress(BODY, 0), gzip.compress(b""), b""])
+def test_gzip_is_unpacked(kit, http, packed):
+    answer = http.get(kit.serve(kit.answer(packed, content_encoding="gzip")).url)
+    assert answer.body == (gzip.decompress(packed) if packed else b"")
+    assert answer.downloaded == len(packed)
+
+
+def test_a_long_gzip_body_is_unpacked_whole(kit, http):
+    body = os.urandom(3_000_000) + b"x" * 5_000_000
+    assert http.get(kit.serve(kit.answer(gzip.compress(body), content_encoding="gzip")).url).body == body
+
+
+def test_connections_are_kept_and_used_again(kit, http):
+    server = kit.serve(kit.answer())
+    for _ in range(5):
+        http.get(server.url)
+    assert {request.connection for request in server.requests} == {1}
+
+
+def test_a_connection_that_was_closed_while_idle_is_replaced(kit, http):
+    def last(peer: socket.socket) -> None:
+        peer.sendall(kit.answer())
+
+    server = kit.serve(last, kit.answer())
+    http.get(server.url)
+    time.sleep(0.05)  # the close is on its way
+    assert http.get(server.url).status == 200
+    assert [request.connection for request in server.requests] == [1, 2]
+
+
+def cut(data: bytes):
+    """Sends `data` and closes."""
+    return lambda peer: peer.sendall(data)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["silent close", "reset", "short body", "cut chunk", "no http", "huge headers", "cut gzip", "bad gzip", "bad trailer"],
+)
+def test_what_a_broken_line_does_is_worth_another_attempt(kit, http, name):
+    packed = gzip.compress(BODY)
+    script = {
+        "silent close": cut(b""),
+        "reset": kit.reset,
+        "short body": cut(kit.answer(BODY)[:-1]),
+        "cut chunk": cut(b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\nff\r\nabc"),
+        "no http": cut(b"SSH-2.0-OpenSSH\r\n\r\n"),
+        "huge headers": cut(b"HTTP/1.1 200 X\r\n" + b"x-a: %s\r\n" % (b"a" * 1000) * 20_000),
+        "cut gzip": kit.answer(packed[:-9], content_encoding="gzip"),
+        "bad gzip": kit.answer(b"\x1f\x8b" + packed[:20], content_encoding="gzip"),
+        "bad trailer": kit.answer(packed[:-8] + b"12345678", content_encoding="gzip"),
+    }[name]
+    server = kit.serve(script)
+    with pytest.raises(Transient, match=f"GET {server.url}"):
+        http.get(server.url)
+
+
+def test_a_body_without_length_that_is_cut_looks_whole(kit, http):
+    """So the JSON decoder must take a cut body for transient, too."""
+    answer = http.get(kit.serve(cut(b"HTTP/1.1 200 X\r\n\r\n" + BODY[:100])).url)
+    assert answer.body == BODY[:100]
+
+
+def test_nobody_listens(http):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(Transient, match="ConnectError"):
+        http.get(f"http://127.0.0.1:{port}")
+
+
+def test_an_unknown_host_is_worth_another_attempt(http):
+    with pytest.raises(Transient):
+        http.get("http://nowhere.invalid/")
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "127.0.0.1/x", "http://", "http://[::1", f"http://{'a' * 300}.com/"])
+def test_an_address_that_is_none_is_a_mistake_of_the_caller(http, url):
+    with pytest.raises(UsageError):
+        http.get(url)
+
+
+def test_silence_ends_with_the_timeout(kit):
+    server = kit.serve(lambda peer: peer.recv(1) and None)
+    with Http(timeout=0.2, deadline=10) as http, pytest.raises(Transient, match="ReadTimeout"):
+        http.get(server.url)
+
+
+HEAD = b"HTTP/1.1 200 X\r\nx: " + b"a" * 10_000
+
+
+@pytest.mark.parametrize("data", [HEAD, b"HTTP/1.1 200 X\r\n\r\n" + b"x" * 10_000], ids=["headers", "body"])
+def test_what_drips_in_ends_with_the_deadline_although_no_read_is_slow(kit, data):
+    server = kit.serve(kit.drip(data))
+    with Http(timeout=5, deadline=0.5) as http:
+        began = time.monotonic()
+        with pytest.raises(Transient, match="ReadTimeout"):
+            http.get(server.url)
+        assert 0.4 < time.monotonic() - began < 2
+        assert http.get(kit.serve(kit.answer()).url).status == 200, "the next request has its own deadline"
+
+
+def test_the_deadline_holds_through_a_proxy(kit, monkeypatch):
+    proxy = kit.serve(kit.drip(HEAD))
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy", "NO_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", proxy.url)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+    with Http(timeout=5, deadline=0.3) as http:
+        for scheme in ("http", "https"):
+            began = time.monotonic()
+            with pytest.raises(Transient, match="ReadTimeout"):
+                http.get(f"{scheme}://exchange.invalid/x")
+            assert time.monotonic() - began < 2
+    assert [request.line.split()[0] for request in proxy.requests] == ["GET", "CONNECT"]
+
+
+def test_a_bomb_meets_the_cap_before_it_is_unpacked(kit):
+    packed = gzip.compress(bytes(200 * 2**20))
+    with Http(max_body=2**20) as http, pytest.raises(BadAnswer, match="exceeds 1048576 bytes"):
+        http.get(kit.serve(kit.answer(packed, content_encoding="gzip")).url)
+
+
+def test_an_endless_plain_body_meets_the_cap(kit):
+    def endless(peer: socket.socket) -> None:
+        peer.sendall(b"HTTP/1.1 200 X\r\n\r\n")
+        while True:
+            peer.sendall(b"x" * 65536)
+
+    with Http(max_body=2**20) as http, pytest.raises(BadAnswer, match="exceeds"):
+        http.get(kit.serve(endless).url)
+
+
+def test_another_packing_than_asked_for_is_refused(kit, http):
+    with pytest.raises(BadAnswer, match="'br'"):
+        http.get(kit.serve(kit.answer(b"??", content_encoding="br")).url)
+
+
+def test_a_redirect_is_not_followed(kit, http):
+    other = kit.serve(kit.answer())
+    server = kit.serve(kit.answer(b"", 302, location=other.url))
+    assert http.get(server.url).status == 302
+    assert not other.requests
+
+
+def test_a_certificate_that_nobody_vouches_for_is_an_error_with_a_cure(kit, http):
+    server = kit.serve(kit.answer(), tls=True)
+    with pytest.raises(EtlError, match="SSL_CERT_FILE") as caught:
+        http.get(server.url)
+    assert not isinstance(caught.value, Transient)
+    assert not server.requests
+
+
+def test_ssl_cert_file_is_honoured_and_the_deadline_holds_inside_tls(kit, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(kit.certificate))
+    with Http(timeout=5, deadline=0.5) as http:
+        assert http.get(kit.serve(kit.answer(BODY), tls=True).url).body == BODY
+        began = time.monotonic()
+        with pytest.raises(Transient, match="ReadTimeout"):
+            http.get(kit.serve(kit.drip(HEAD), tls=True).url)
+        assert time.monotonic() - began < 2
+
+
+def test_the_wrong_host_name_is_refused(kit, monkeypatch, http):
+    monkeypatch.setenv("SSL_CERT_FILE", str(kit.certificate))
+    server = kit.serve(kit.answer(), tls=True)
+    with Http() as trusting, pytest.raises(EtlError, match="certificate"):
+        trusting.get(server.url.replace("127.0.0.1", "localhost"))
+
+
+def subclasses(kind: type) -> list[type]:
+    return [kind] + [leaf for child in kind.__subclasses__() for leaf in subclasses(child)]
+
+
+def instance(kind: type) -> Exception:
+    if issubclass(kind, httpx.HTTPStatusError):
+        request = httpx.Request("GET", "http://x")
+        return kind("m", request=request, response=httpx.Response(500, request=request))
+    if issubclass(kind, httpx.StreamError) and kind is not httpx.StreamError:
+        return kind()
+    return kind("m")
+
+
+ALL = [
+    kind for base in (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, httpx.CookieConflict) for kind in subclasses(base)
+]
+
+
+def test_the_list_of_errors_of_httpx_is_complete():
+    public = {kind for kind in vars(httpx).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    assert public <= set(ALL)
+
+
+@pytest.mark.parametrize("kind", [*ALL, zlib.error, UnicodeError])
+def test_every_error_of_httpx_has_a_meaning(kind):
+    error = translate(instance(kind), "http://x/y?z=1")
+    ours = kind in {httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError}
+    assert type(error) is (UsageError if ours else Transient)
+    assert "GET http://x/y?z=1" in str(error)
+
+
+def test_a_certificate_error_is_found_however_deep_it_lies():
+    outer = httpx.ConnectError("m")
+    outer.__cause__ = OSError("middle")
+    outer.__cause__.__context__ = ssl.SSLCertVerificationError(1, "self-signed certificate")
+    assert type(translate(outer, "https://x")) is EtlError

@@ -1,0 +1,229 @@
+"""The budgets against a simulated server whose clock the client knows only within bounds, with many requests in flight."""
+
+import heapq
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etl.errors import Refused
+from etl.extract.limits import Now, Pool, RequestPool, Ticket, WeightBudget
+
+MINUTE = 60_000
+START = 1_700_000_040_000 // MINUTE * MINUTE
+
+
+@dataclass
+class World:
+    """Workers that ask without pause, in virtual time; the server counts each request at some moment of its flight."""
+
+    pool: Pool
+    weights: list[int]
+    workers: int
+    latency: int
+    uncertainty: int
+    seed: int
+    others: int = 0
+    """Weight that somebody else uses, all of it in the first second of each minute."""
+    counted: list[tuple[int, int]] = field(default_factory=list)
+
+    def run(self, begin: int, end: int) -> None:
+        rng = random.Random(self.seed)
+        error = rng.randint(-self.uncertainty, self.uncertainty)
+
+        def now(time: int) -> Now:
+            return Now(time + error - self.uncertainty, time + error + self.uncertainty)
+
+        per_minute: Counter[int] = Counter()
+        events: list[tuple[int, int, str, tuple]] = []
+
+        def at(time: int, kind: str, *what: object) -> None:
+            heapq.heappush(events, (time, len(self.counted) + rng.getrandbits(40), kind, what))
+
+        for worker in range(self.workers):
+            at(begin + rng.randint(0, 50), "ask", worker)
+        while events and events[0][0] < end:
+            time, _, kind, what = heapq.heappop(events)
+            if kind == "ask":
+                ticket = self.pool.reserve(rng.choice(self.weights), now(time))
+                if isinstance(ticket, Ticket):
+                    flight = rng.randint(1, self.latency)
+                    at(time + rng.randint(0, flight), "count", ticket, time + flight)
+                else:
+                    assert ticket > 0
+                    at(time + ticket, "ask")
+            elif kind == "count":
+                ticket, back = what
+                per_minute[time // MINUTE] += ticket.weight
+                self.counted.append((time, ticket.weight))
+                used = per_minute[time // MINUTE] + self.others
+                at(back, "answer", ticket, used if rng.random() < 0.9 else rng.choice([None, -1]))
+            else:
+                ticket, used = what
+                self.pool.settle(ticket, now(time), used)
+                at(time, "ask")
+
+    def by_minute(self) -> Counter[int]:
+        used: Counter[int] = Counter()
+        for time, weight in self.counted:
+            used[time // MINUTE] += weight
+        return used
+
+
+worlds = {
+    "workers": st.integers(1, 40),
+    "latency": st.integers(1, 4_000),
+    "uncertainty": st.integers(0, 1_500),
+    "phase": st.integers(0, MINUTE - 1),
+    "seed": st.integers(0, 2**32),
+}
+
+
+@settings(max_examples=25)
+@given(
+    **worlds,
+    limit=st.integers(20, 2400),
+    share=st.sampled_from([0.25, 0.9, 1.0]),
+    weights=st.sampled_from([[1], [2], [10], [1, 2, 5, 10]]),
+)
+def test_no_minute_of_the_server_ever_holds_more_than_the_share(
+    workers, latency, uncertainty, phase, seed, limit, share, weights
+):
+    world = World(WeightBudget(limit, share), weights, workers, latency, uncertainty, seed)
+    world.run(START + phase, START + phase + 3 * MINUTE)
+    cap = max(int(limit * share), *weights)  # a request that is heavier than the share goes alone
+    assert max(world.by_minute().values()) <= cap
+
+
+@settings(max_examples=10)
+@given(workers=st.integers(8, 40), latency=st.integers(1, 200), uncertainty=st.integers(0, 300), seed=st.integers(0, 2**32))
+def test_under_demand_nearly_all_of_the_share_is_used(workers, latency, uncertainty, seed):
+    world = World(WeightBudget(2400, 0.9), [2, 10], workers, latency, uncertainty, seed)
+    world.run(START + 30_000, START + 5 * MINUTE)
+    used = world.by_minute()
+    for minute in range(START // MINUTE + 1, START // MINUTE + 5):
+        assert 0.97 * 2160 <= used[minute] <= 2160
+
+
+@settings(max_examples=10)
+@given(others=st.integers(0, 2000), workers=st.integers(1, 8), seed=st.integers(0, 2**32))
+def test_what_others_use_is_left_to_them(others, workers, seed):
+    world = World(WeightBudget(2400, 0.9), [2], workers, 100, 50, seed, others=others)
+    world.run(START, START + 3 * MINUTE)
+    # Only the requests that were in flight at once can be too many: their counts come back together.
+    for used in world.by_minute().values():
+        assert used + others <= max(2160, others) + 4 * workers
+
+
+@settings(max_examples=15)
+@given(**worlds, limit=st.integers(2, 60))
+def test_no_window_of_requests_ever_holds_more_than_the_share(workers, latency, uncertainty, phase, seed, limit):
+    pool = RequestPool(limit, 30_000, 0.9)
+    world = World(pool, [1], workers, latency, uncertainty, seed)
+    world.run(START + phase, START + phase + 200_000)
+    times = sorted(time for time, _ in world.counted)
+    cap = max(1, int(limit * 0.9))
+    assert all(later - time > 30_000 for time, later in zip(times, times[cap:], strict=False))
+
+
+def test_under_demand_nearly_all_requests_of_a_window_are_used():
+    world = World(RequestPool(500, 300_000, 0.9), [1], 8, 200, 50, seed=1)
+    world.run(START, START + 1_500_000)
+    assert len(world.counted) >= 0.97 * 5 * 450
+
+
+def exactly(time: int) -> Now:
+    return Now(time, time)
+
+
+def test_the_weight_of_a_full_minute_is_free_again_in_the_next():
+    budget = WeightBudget(100, 0.5)
+    tickets = [budget.reserve(10, exactly(START + 1_000)) for _ in range(5)]
+    for ticket in tickets:
+        budget.settle(ticket, exactly(START + 2_000))
+    assert budget.reserve(1, exactly(START + 15_000)) == 45_000
+    assert budget.reserve(1, Now(START + 14_990, START + 15_010)) == 45_010
+    assert isinstance(budget.reserve(50, exactly(START + MINUTE)), Ticket)
+
+
+def test_a_request_in_flight_counts_in_every_minute_that_it_touches():
+    budget = WeightBudget(100, 1.0)
+    early = budget.reserve(60, exactly(START + 59_000))
+    assert budget.reserve(60, exactly(START + MINUTE + 1)) == MINUTE - 1
+    budget.settle(early, exactly(START + MINUTE + 500))
+    assert budget.reserve(60, exactly(START + MINUTE + 1_000)) == MINUTE - 1_000
+    assert isinstance(budget.reserve(40, exactly(START + MINUTE + 1_000)), Ticket)
+
+
+def test_where_the_minute_is_uncertain_both_must_have_room():
+    budget = WeightBudget(100, 1.0)
+    budget.settle(budget.reserve(100, exactly(START + 1_000)), exactly(START + 1_100))
+    assert budget.reserve(1, Now(START + 59_990, START + MINUTE + 10)) == 10
+    budget.settle(budget.reserve(100, exactly(START + MINUTE)), exactly(START + MINUTE + 5))
+    assert budget.reserve(1, Now(START + 59_995, START + MINUTE + 10)) == MINUTE + 5
+
+
+def test_the_servers_count_reveals_what_others_use():
+    budget = WeightBudget(100, 1.0)
+    budget.settle(budget.reserve(10, exactly(START)), exactly(START + 50), used=70)
+    assert isinstance(budget.reserve(30, exactly(START + 100)), Ticket)
+    assert budget.reserve(1, exactly(START + 100)) == MINUTE - 100
+    assert isinstance(budget.reserve(100, exactly(START + 2 * MINUTE)), int), "the ticket of 30 is still in flight"
+    assert isinstance(budget.reserve(70, exactly(START + 2 * MINUTE)), Ticket), "the new minute starts without the old count"
+
+
+def test_an_answer_across_the_minute_does_not_poison_the_new_one():
+    budget = WeightBudget(100, 1.0)
+    budget.settle(budget.reserve(1, exactly(START + 59_990)), exactly(START + MINUTE + 10), used=99)
+    assert isinstance(budget.reserve(99, exactly(START + MINUTE + 20)), Ticket)
+
+
+@pytest.mark.parametrize("junk", [None, -1, 0])
+def test_a_count_that_is_none_changes_nothing(junk):
+    budget = WeightBudget(100, 1.0)
+    budget.settle(budget.reserve(10, exactly(START)), exactly(START + 50), used=junk)
+    assert isinstance(budget.reserve(90, exactly(START + 100)), Ticket)
+
+
+def test_a_request_heavier_than_the_share_goes_alone_rather_than_never():
+    budget = WeightBudget(20, 0.5)
+    heavy = budget.reserve(20, exactly(START))
+    assert isinstance(heavy, Ticket)
+    assert budget.reserve(1, exactly(START + 1)) == MINUTE - 1
+    budget.settle(heavy, exactly(START + 2))
+    assert budget.reserve(20, exactly(START + 3)) == MINUTE - 3
+
+
+def test_a_learned_limit_counts_at_once():
+    budget = WeightBudget(2400, 0.5)
+    budget.learn(20)
+    assert isinstance(budget.reserve(10, exactly(START)), Ticket)
+    assert budget.reserve(1, exactly(START)) == MINUTE
+
+
+@pytest.mark.parametrize("pool", [WeightBudget(100, 1.0), RequestPool(100, 1_000)])
+def test_a_block_holds_for_everybody_and_is_never_shortened(pool):
+    pool.block_until(START + 5_000)
+    pool.block_until(START + 3_000)
+    assert pool.reserve(1, Now(START - 20, START + 20)) == 5_020
+    assert isinstance(pool.reserve(1, exactly(START + 5_000)), Ticket)
+
+
+@pytest.mark.parametrize("pool", [WeightBudget(100, 1.0), RequestPool(100, 1_000)])
+def test_after_a_refusal_nobody_sends_any_more(pool):
+    pool.check()
+    pool.refuse(Refused("banned", START))
+    pool.refuse(Refused("another"))
+    for again in (pool.check, lambda: pool.reserve(1, exactly(START))):
+        with pytest.raises(Refused, match="banned") as caught:
+            again()
+        assert caught.value.until == START
+
+
+def test_a_clock_that_is_set_back_still_charges():
+    budget = WeightBudget(100, 1.0)
+    budget.settle(budget.reserve(60, exactly(START)), exactly(START - MINUTE))
+    assert isinstance(budget.reserve(60, exactly(START)), int)
