@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 log = logging.getLogger("etl")
+
+# A terminal is for looking: so many rows of a table are shown there.
+TERMINAL_ROWS = 60
 
 
 # Options
@@ -66,10 +69,13 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> int | Non
 
 
 def _duration(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    """A duration in seconds; `forever` for --wait without a value."""
+    """A duration in seconds; `forever` is --wait without a value."""
     if value is None:
         return None
-    return float("inf") if value == "forever" else parse_duration(value) / 1000
+    try:
+        return float("inf") if value == "forever" else max(0.0, float(value))
+    except ValueError:
+        return parse_duration(value) / 1000
 
 
 common = _stack(
@@ -179,20 +185,30 @@ def update(datasets: tuple[str, ...], lookback: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("query")
-@click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), help="Default: table on a terminal, else csv."
-)
-@click.option("-o", "--output", metavar="FILE", help="Write to a file.")
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file instead of stdout.")
 @common
-def sql(query: str, form: str | None, output: str | None, **options: Any) -> None:
+def sql(query: str, form: Literal["table", "csv", "json", "parquet"], output: Path | None, **options: Any) -> None:
     """Run one query over the views; `-` reads it from stdin."""
     from .load import query as querying  # noqa: PLC0415 - heavy
 
     settings = _settings(options)
     text = sys.stdin.read() if query == "-" else query
-    result = querying.run(settings.lake, text)
-    chosen = "json" if options["as_json"] else form
-    querying.write_result(result, chosen, output)
+    if options["as_json"]:
+        form = "json"
+    if form == "parquet" and output is None and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal; name a file with -o")
+    with querying.run(settings.lake, text) as result:
+        if output is None:
+            limit = TERMINAL_ROWS if sys.stdout.isatty() else None
+            querying.write_result(result, form, sys.stdout.buffer, limit=limit, notes=sys.stderr)
+            sys.stdout.buffer.flush()
+            return
+        try:
+            with output.open("wb") as file:
+                querying.write_result(result, form, file)
+        except OSError as error:
+            raise UsageError(f"cannot write {output}: {error.strerror}") from error
 
 
 @cli.command()
@@ -271,11 +287,17 @@ def symbols(market: str, at: int | None, **options: Any) -> None:
 @common
 def quote(symbol: str, market: str, **options: Any) -> None:
     """Print best bid and ask, and the spread in ticks."""
+    from .extract.client import spread_in_ticks  # noqa: PLC0415 - heavy
+
     with _client(market, options) as client:
         price = client.get_best_price(symbol)
-        ticks = client.spread_in_ticks(symbol, price)
+        rules = client.get_symbol_info(symbol)
     moment = price["time"]
-    row = {**price, "spread_ticks": ticks, "time": None if moment is None else iso(from_datetime(moment.to_pydatetime()))}
+    row = {
+        **price,
+        "spread_ticks": spread_in_ticks(price["bid"], price["ask"], float(rules["tick_size"].iloc[0])),
+        "time": None if moment is None else iso(from_datetime(moment.to_pydatetime())),
+    }
     columns = ("symbol", "bid", "bid_qty", "ask", "ask_qty", "spread_ticks", "time")
     if options["as_json"]:
         _print_json({name: row[name] for name in columns})

@@ -100,7 +100,7 @@ def run(settings: Settings, say: Callable[[str], object], progress: Callable[[],
         say(f"   {_compare(Store.open(lake, network='mainnet', layout=settings.partition), world):,} rows, all equal")
     say("\n4. ask: what did a long position earn, after funding?\n")
     with query.connect(lake) as connection:
-        found = connection.execute(QUESTION).to_arrow_table()
+        found = connection.sql(QUESTION).to_arrow_table()
     say(report.records(found.to_pylist(), found.column_names))
     shown = _shown(lake)
     say(f"\nThe lake lies in {shown} ({report.duration(time.monotonic() - started)} in all). Try next:")

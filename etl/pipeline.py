@@ -181,6 +181,10 @@ class Pipeline:
         root, network, layout = self.settings.lake, self.settings.network, self.settings.partition
         store = Store.open(root, network=network, layout=layout)
         asked = self._asked(store, selections, stored)
+        if not asked:
+            raise UsageError(
+                f"nothing to do: the lake at {root} holds no such series; etl backfill, or config/universe.toml, adds them"
+            )
         if dry_run:
             outcome = Outcome(command, dry_run=True)
             outcome.jobs = self._plan(self._probe(self._wants(store, asked, lookback)), store)
@@ -506,6 +510,13 @@ def existing(settings: Settings) -> Store:
     if not store.exists:
         raise UsageError(f"there is no lake at {settings.lake}; name one with --lake or ETL_LAKE, or make it with etl backfill")
     return store
+
+
+def rebuild(store: Store, wait: float = 0.0) -> None:
+    """Write the catalog anew from the lake's files alone, as after the lake was moved."""
+    with store.lock(wait):
+        (store.root / "catalog.sql").unlink(missing_ok=True)
+        views.write_catalog(store.root)
 
 
 def status(store: Store, now: int) -> list[dict[str, Any]]:

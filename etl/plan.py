@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from . import registry
@@ -66,8 +66,9 @@ class Want:
 
     @property
     def life(self) -> TimeRange:
-        """From the first known row to the announced end."""
-        first = min((time for time in (self.first_row, self.first_bar) if time is not None), default=0)
+        """From the first known row to the announced end; empty where a probe found no row at all."""
+        known = (time for time in (self.first_row, self.first_bar) if time is not None)
+        first = min(known, default=self.ends if self.probed else 0)
         return TimeRange(min(first, self.ends), self.ends)
 
 
@@ -130,37 +131,34 @@ def _grid(want: Want) -> Interval:
 def _bars(want: Want, endpoint: Endpoint, tier: PageTier, partitions: Partitions) -> Iterable[Job]:
     """One job a partition; what is known to be empty goes to the first partition after it, or to the last one there is."""
     ask, empty = subtract(want.missing, want.empty), want.empty
-    if not ask:
-        place = partitions(want.series, TimeRange(empty[-1].end - 1, empty[-1].end))
-        return [Job((want.series,), tuple(place), "rest", (), empty, want.life)]
     jobs = []
-    for partition in partitions(want.series, TimeRange(ask[0].start, ask[-1].end)):
+    for partition in partitions(want.series, TimeRange(ask[0].start, ask[-1].end)) if ask else ():
         inside = intersection(ask, [partition.period])
-        if not inside:
-            continue
         windows = tuple(window for span in inside for window in _windows(want, endpoint, tier, span))
-        before = tuple(span for span in empty if span.start < partition.period.end)
-        empty = empty[len(before) :]
-        jobs.append(Job((want.series,), (partition,), "rest", windows, before, want.life))
+        if windows:  # there are none where no bar opens, as between New Year and the first Monday
+            jobs.append(Job((want.series,), (partition,), "rest", windows, empty, want.life))
+            empty = ()
     if empty:
-        jobs[-1] = replace(jobs[-1], empty=jobs[-1].empty + empty)
+        place = partitions(want.series, TimeRange(empty[-1].end - 1, empty[-1].end))
+        jobs.append(Job((want.series,), tuple(place), "rest", (), empty, want.life))
     return jobs
 
 
 def _windows(want: Want, endpoint: Endpoint, tier: PageTier, span: TimeRange) -> Iterable[Window]:
-    """`span` in pages of the tier; what lies well behind the end of the contract in one request for one row."""
+    """`span` in pages of the tier; what lies well behind the end of the contract in requests for one row."""
     interval = _grid(want)
-    afterlife = interval.ceil(min(max(want.ends + AFTERLIFE, span.start), span.end))
-    market = registry.market(want.series.market)
-    rows = min(tier.limit, (market.max_span or MAX_TIME) // interval.typical_step)
-    opens = interval.opens(TimeRange(span.start, min(afterlife, span.end)))
+    longest = registry.market(want.series.market).max_span or MAX_TIME
+    afterlife = min(interval.ceil(min(max(want.ends + AFTERLIFE, span.start), span.end)), span.end)
+    opens = interval.opens(TimeRange(span.start, afterlife))
+    rows = min(tier.limit, longest // interval.typical_step - 1)  # one less, because a span may begin between two opens
     for index in range(0, len(opens), rows):
         page = opens[index : index + rows]
-        end = opens[index + rows] if index + rows < len(opens) else min(afterlife, span.end)
+        end = opens[index + rows] if index + rows < len(opens) else afterlife
         start = page[0] if index else span.start
         yield Window(TimeRange(start, end), len(page), 1, endpoint.weight(len(page)), len(page))
-    if afterlife < span.end:
-        yield Window(TimeRange(afterlife, span.end), 1, 2, 2 * endpoint.weight(1), 0)  # nothing is denied twice
+    for start in range(afterlife, span.end, longest):
+        # nothing is denied twice
+        yield Window(TimeRange(start, min(start + longest, span.end)), 1, 2, 2 * endpoint.weight(1), 0)
 
 
 def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitions) -> list[Job]:
@@ -201,4 +199,4 @@ def _together(wants: Sequence[Want], endpoint: Endpoint) -> Sequence[Want]:
     if not hull or hull[-1].end - hull[0].start > SHARED_LONGEST:
         return ()
     windows = -(-(hull[-1].end - hull[0].start) // SHARED_SPAN)
-    return recent if len(recent) * 2 > windows else ()
+    return recent if len(recent) > windows else ()

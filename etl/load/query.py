@@ -1,4 +1,4 @@
-"""Reading a lake with DuckDB: connections with the views, series as frames, and `etl sql`, which can read the lake and nothing else."""
+"""Reading a lake with DuckDB: connections with its views, series as frames, and the queries of `etl sql` in their sandbox."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import re
 import secrets
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TextIO
 from urllib.parse import unquote
 
 import duckdb
@@ -76,7 +76,7 @@ class Result:
         """End the query."""
         self._connection.close()
 
-    def __enter__(self) -> Result:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -104,7 +104,7 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def load(
+def load(  # noqa: PLR0917 - what names a series and its range reads well in this order
     lake: Path,
     dataset: str,
     symbol: str,
@@ -117,8 +117,8 @@ def load(
 ) -> pd.DataFrame | pa.Table:
     """The stored rows of one series in [start, end), sorted by time: the columns of its view, times tz-aware UTC.
 
-    Times are text (UTC unless it says otherwise), dates, datetimes (naive is UTC) or ms UTC. Reads the folder of the series only.
-    UsageError names what is stored where the series is not.
+    Times are text (UTC unless it says otherwise), dates, datetimes (naive is UTC) or ms UTC. Only the
+    folder of the series is read. UsageError names what is stored where the series is not.
     """
     kind = registry.dataset(dataset)
     if kind.has_interval != (interval is not None):
@@ -197,7 +197,7 @@ def _write_table(result: Result, out: BinaryIO, limit: int | None, notes: TextIO
             part = batch if limit is None else batch.slice(0, limit - len(shown))
             shown.extend(map(list, zip(*(_cells(column) for column in part.columns), strict=True)))
     if result.plan:
-        lines = [row[-1] for row in shown]
+        lines = [row[-1].rstrip() for row in shown]
     else:
         shown = [[_printable(cell) for cell in row] for row in (result.schema.names, *shown)]
         widths = [max(map(_width, column)) for column in zip(*shown, strict=True)]
@@ -268,7 +268,7 @@ class _Forward(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any) -> int:  # noqa: ANN401 - any buffer
+    def write(self, data: Any) -> int:
         self._out.write(data)
         self._position += len(data)
         return len(data)
@@ -303,7 +303,7 @@ def _values(column: pa.Array) -> list[Any]:
     return list(column.to_pylist())
 
 
-def _value(value: Any) -> Any:  # noqa: ANN401 - any value of SQL
+def _value(value: Any) -> Any:
     if isinstance(value, datetime):
         return _iso(pa.array([value])).to_pylist()[0]
     if isinstance(value, pa.MonthDayNano):
@@ -329,7 +329,7 @@ def _flat(column: pa.Array) -> pa.Array:
     return column
 
 
-def _text(value: Any) -> str | None:  # noqa: ANN401 - any value of SQL
+def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
@@ -378,7 +378,7 @@ def _check(connection: duckdb.DuckDBPyConnection, sql: str, tables: set[str]) ->
     return False
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any JSON
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
     pending = [tree]
     while pending:
         one = pending.pop()
@@ -390,7 +390,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - any JSON
 
 
 @contextlib.contextmanager
-def _translated(lake: Path, tables: Iterable[str] = ()) -> Iterator[None]:
+def _translated(lake: Path, tables: Container[str] = ()) -> Iterator[None]:
     """Errors of DuckDB as ours, with what is known instead."""
     try:
         yield
@@ -398,22 +398,21 @@ def _translated(lake: Path, tables: Iterable[str] = ()) -> Iterator[None]:
         raise _error(lake, error, tables) from error
 
 
-def _error(lake: Path, error: duckdb.Error, tables: Iterable[str]) -> EtlError:
+def _error(lake: Path, error: duckdb.Error, tables: Container[str]) -> EtlError:
     text = str(error).strip()
     if missing := _NO_FILES.search(text):
         dataset, market, interval, symbol = (unquote(part or "") for part in missing.groups())
         return _no_series(lake, Series(market, dataset, symbol, "1M" if interval == "1mo" else interval or None))
-    if isinstance(error, duckdb.PermissionException):
-        return UsageError(f"etl sql reads the lake at {lake} and nothing else: {text}")
-    if isinstance(error, duckdb.CatalogException):
-        return UsageError(f"{text}\nviews: {', '.join(VIEWS)}; macros: {', '.join(MACROS)}")
-    if isinstance(error, duckdb.BinderException):
-        known = [f"columns of {view}: {', '.join(VIEWS[view])}" for view in VIEWS if view in set(tables)]
-        return UsageError("\n".join([text, *known]))
     if isinstance(error, duckdb.IOException):
         return LakeError(f"{text}; etl verify tells which files of the lake are broken")
     if isinstance(error, (duckdb.OutOfMemoryException, duckdb.InternalException, duckdb.FatalException)):
         return EtlError(text)
+    if isinstance(error, duckdb.PermissionException):
+        text = f"etl sql reads the lake at {lake} and nothing else: {text}"
+    elif isinstance(error, duckdb.CatalogException):
+        text += f"\nviews: {', '.join(VIEWS)}; macros: {', '.join(MACROS)}"
+    elif isinstance(error, duckdb.BinderException):
+        text += "".join(f"\ncolumns of {view}: {', '.join(VIEWS[view])}" for view in VIEWS if view in tables)
     return UsageError(text)
 
 

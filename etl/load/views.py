@@ -1,8 +1,8 @@
-"""The SQL face of a lake: the text of its views and macros, and `catalog.duckdb`, which keeps that text for any DuckDB client."""
+"""The SQL face of a lake: the text of its views and macros, and `catalog.duckdb`, which keeps them for any DuckDB client."""
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +14,7 @@ from .. import registry
 from ..errors import LakeError, UsageError
 from ..model import Column, Dataset
 from ..ranges import DAY, MAX_TIME
-from .files import publish, replace_file, temporary
+from .files import replace_file
 
 _SQL_TYPES = {"time": "TIMESTAMP", "float": "DOUBLE", "int": "BIGINT", "text": "VARCHAR"}
 
@@ -54,7 +54,31 @@ _FOOTER = (
     '{"market":"VARCHAR","symbol":"VARCHAR","interval":"VARCHAR","holes":["BIGINT[]"],"coverage":'
     '[{"start":"BIGINT","end":"BIGINT","source":"VARCHAR","source_url":"VARCHAR","sha256":"VARCHAR","checked":"BIGINT"}]}'
 )
-_HIVE = "hive_partitioning = true, hive_types_autocast = false"
+_PARQUET = "SELECT $names FROM read_parquet($files, hive_partitioning = true, hive_types_autocast = false) AS r"
+_JSON = "SELECT $names FROM read_json($files, format = 'newline_delimited', columns = $declared) AS r"
+_DECODED = {"interval": "CASE r.interval WHEN '1mo' THEN '1M' ELSE r.interval END AS \"interval\""}
+
+# What the ledger takes from elsewhere than coverage: the first row of a file of bars stands in its statistics; settlements have
+# no grid, so they are counted, and a series of them begins with the first one.
+_LEDGER_OF = {
+    True: {
+        "settled": "",
+        "first": "SELECT m.file_name, min(epoch_ms(m.stats_min_value::TIMESTAMP)) AS first FROM parquet_metadata($files) AS m"
+        " WHERE m.path_in_schema = 'open_time' GROUP BY m.file_name",
+        "first_of": "r.file_name = p.file_name",
+        "rows": "c.expected - c.missing",
+        "counts": "",
+    },
+    False: {
+        "settled": "settled AS (\n  SELECT s.market, s.symbol, date_trunc('day', s.funding_time) AS cell, count(*) AS rows,"
+        " min(epoch_ms(s.funding_time)) AS first\n"
+        "  FROM read_parquet($files, hive_partitioning = true, hive_types_autocast = false) AS s\n  GROUP BY ALL\n),\n",
+        "first": "SELECT s.market, s.symbol, min(s.first) AS first FROM settled AS s GROUP BY ALL",
+        "first_of": "r.market = p.etl.market AND r.symbol = p.etl.symbol",
+        "rows": "coalesce(k.rows, 0)",
+        "counts": "\nLEFT JOIN settled AS k ON k.market = c.market AND k.symbol = c.symbol AND k.cell = c.cell",
+    },
+}
 
 
 def catalog_sql(lake: Path) -> str:
@@ -78,14 +102,7 @@ def write_catalog(lake: Path) -> bool:
     kept, catalog = lake / "catalog.sql", lake / "catalog.duckdb"
     if catalog.exists() and kept.exists() and kept.read_bytes() == text.encode():
         return False
-    beside = temporary(lake)
-    try:
-        _build(beside, text)
-        publish(beside, catalog)
-    except OSError as error:
-        raise LakeError(f"cannot write {catalog}: {error.strerror or error}; the old one, if any, is untouched") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    replace_file(lake, catalog, _database(text))
     replace_file(lake, kept, text.encode())
     return True
 
@@ -108,17 +125,21 @@ def pattern(path: Path) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in str(path))
 
 
-def _build(path: Path, text: str) -> None:
-    # The oldest storage version that has all we use, so that an older DuckDB opens the file (adr/0002). Names inside stay
-    # unqualified, so that it works under whatever name a reader attaches it.
-    with duckdb.connect() as connection:
+def _database(text: str) -> bytes:
+    """A DuckDB file with those views and macros.
+
+    It has the oldest storage version that holds them, so that an older DuckDB opens it (1.5 cannot open a file of 2.0 otherwise),
+    and only unqualified names, so that it works under whatever name a reader attaches it.
+    """
+    # Not built inside the lake: DuckDB puts the log of a file whose path has a `?` into another folder.
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
+        path = Path(folder, "catalog.duckdb")
         connection.execute(f"ATTACH {quoted(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
         connection.execute("USE catalog")
         create_views(connection, text)
         connection.execute("USE memory")
         connection.execute("DETACH catalog")
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        return path.read_bytes()
 
 
 def _check_path(root: Path) -> None:
@@ -146,8 +167,8 @@ class _Sql:
                 f"make_timestamp(n.i) AS {name}" if kind == "TIMESTAMP" else f"n.i::{kind} AS {name}"
                 for name, kind in _typed(bars.columns).items()
             ),
-            "series": f"{self.lake} || '/klines/market=' || url_encode(market) || '/interval='"
-            " || url_encode(CASE \"interval\" WHEN '1M' THEN '1mo' ELSE \"interval\" END) || '/symbol=' || url_encode(symbol) || '/*.parquet'",
+            "series": f"{self.lake} || '/klines/market=' || url_encode(market) || '/interval=' || url_encode({_IN_PATH})"
+            " || '/symbol=' || url_encode(symbol) || '/*.parquet'",
             "step": _steps('"interval"'),
             "width": _widths('"interval"'),
             "to_step": _steps("to_interval"),
@@ -160,7 +181,7 @@ class _Sql:
         }
 
     def fill(self, template: str, **words: str) -> str:
-        return Template(template).substitute(self.words | words)
+        return _filled(template, **self.words, **words)
 
     def macro(self, name: str) -> str:
         return self.fill(_template(name))
@@ -173,37 +194,15 @@ class _Sql:
         if not self.holds(view):
             return _no_rows(view)
         if view == "runs":
-            columns = VIEWS[view] | {"started_at": "VARCHAR"}  # its Z must not meet the zone of a session
-            declared = ", ".join(f"{name}: '{kind}'" for name, kind in columns.items())
-            names = ", ".join(f"r.{n}::TIMESTAMP AS {n}" if n == "started_at" else f"r.{n}" for n in columns)
-            return (
-                f"SELECT {names} FROM read_json({self.glob(view)}, format = 'newline_delimited', columns = {{{declared}}}) AS r"
-            )
-        names = ", ".join(f"r.{name}" for name in VIEWS[view])
-        names = names.replace("r.interval", "CASE r.interval WHEN '1mo' THEN '1M' ELSE r.interval END AS \"interval\"")
-        return f"SELECT {names} FROM read_parquet({self.glob(view)}, {_HIVE}) AS r"
+            declared = ", ".join(f"{name}: '{kind}'" for name, kind in VIEWS[view].items())
+            return _filled(_JSON, names="r.*", files=self.glob(view), declared=f"{{{declared}}}")
+        names = ", ".join(_DECODED.get(name, f"r.{name}") for name in VIEWS[view])
+        return _filled(_PARQUET, names=names, files=self.glob(view))
 
     def ledger(self, dataset: Dataset) -> str:
-        found, time = self.glob(dataset.name), dataset.time_column
-        if dataset.has_interval:
-            kind = {
-                "settled": "",
-                "first": f"SELECT p.file_name, min(epoch_ms(p.stats_min_value::TIMESTAMP)) AS first FROM parquet_metadata({found}) AS p"
-                f" WHERE p.path_in_schema = '{time}' GROUP BY p.file_name",
-                "first_of": "r.file_name = p.file_name",
-                "rows": "c.expected - c.missing",
-                "counts": "",
-            }
-        else:
-            kind = {
-                "settled": f"settled AS (SELECT s.market, s.symbol, date_trunc('day', s.{time}) AS cell, count(*) AS rows,"
-                f" min(epoch_ms(s.{time})) AS first FROM read_parquet({found}, {_HIVE}) AS s GROUP BY ALL),\n",
-                "first": "SELECT s.market, s.symbol, min(s.first) AS first FROM settled AS s GROUP BY ALL",
-                "first_of": "r.market = p.etl.market AND r.symbol = p.etl.symbol",
-                "rows": "coalesce(k.rows, 0)",
-                "counts": "\nLEFT JOIN settled AS k ON k.market = c.market AND k.symbol = c.symbol AND k.cell = c.cell",
-            }
-        return self.fill(_template("ledger"), dataset=dataset.name, files=found, **kind)
+        found = self.glob(dataset.name)
+        parts = {name: _filled(text, files=found) for name, text in _LEDGER_OF[dataset.has_interval].items()}
+        return self.fill(_template("ledger"), dataset=dataset.name, files=found, **parts)
 
     def glob(self, view: str) -> str:
         return f"{self.lake} || {quoted('/' + _files_of(view))}"
@@ -213,6 +212,7 @@ class _Sql:
         return next(self.root.glob(_files_of(view)), None) is not None
 
 
+_IN_PATH = "CASE \"interval\" WHEN '1M' THEN '1mo' ELSE \"interval\" END"
 _TARGETS = {interval.name: interval.step for interval in registry.INTERVALS.values()} | {"3d": 3 * DAY}
 
 
@@ -232,6 +232,10 @@ def _files_of(view: str) -> str:
     if view == "symbols":
         return "symbols/market=*/symbols.parquet"
     return f"{view}/market=*/{'interval=*/' if registry.DATASETS[view].has_interval else ''}symbol=*/*.parquet"
+
+
+def _filled(template: str, **words: str) -> str:
+    return Template(template).substitute(words)
 
 
 def _no_rows(view: str) -> str:

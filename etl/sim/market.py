@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -151,6 +152,9 @@ class GeneratedWorld:
         moments = {m for c in contracts for m in (c.first, c.end, c.end and c.end - 7 * DAY) if m is not None}
         self._moments = np.array(sorted(moments), np.int64)
         self._keys = lru_cache(4096)(self._make_key)
+        # One thread generates at a time: numpy gives the interpreter lock away at every operation, and threads that hand it
+        # to each other a thousand times a block take twice as long.
+        self._making = Lock()
         self._block = lru_cache(cache_blocks)(self._make_block)
         self._hours = lru_cache(65536)(self._make_hours)
         self._minutes = lru_cache(64)(self._make_minutes)
@@ -194,12 +198,13 @@ class GeneratedWorld:
         contract, grid = self._contract(series.market, series.dataset, series.symbol), INTERVALS[series.interval or ""]
         line, span, limit = _Line(contract, series.dataset, series.interval), selection.span, selection.limit
         running = grid.floor(now)
-        last = self._running(line, now) if span.start <= running < span.end else b""
         closed = TimeRange(span.start, max(span.start, min(span.end, running)))
-        parts, count = self._pick(line, closed, limit - bool(last and selection.newest), newest=selection.newest)
-        if last and (selection.newest or count < limit):
-            parts.append(last)
-        return b",".join(parts)
+        open_now = span.start <= running < span.end
+        last = self._so_far(line, now) if open_now and selection.newest else b""
+        parts, count = self._pick(line, closed, limit - bool(last), newest=selection.newest)
+        if open_now and not selection.newest and count < limit:
+            last = self._so_far(line, now)
+        return b",".join([*parts, last] if last else parts)
 
     def funding(self, market: str, symbol: str | None, selection: Selection, now: int) -> bytes:
         """Settlements of one symbol, or of all of them by time and then symbol."""
@@ -244,7 +249,8 @@ class GeneratedWorld:
         for bounds in _blocks(line.interval, TimeRange(start, end), newest=newest):
             if limit <= 0:
                 return
-            made = self._block(line, bounds)
+            with self._making:
+                made = self._block(line, bounds)
             low, high = (int(index) for index in np.searchsorted(made.times, [start, end]))
             low, high = (max(low, high - limit), high) if newest else (low, min(high, low + limit))
             if low < high:
@@ -276,6 +282,10 @@ class GeneratedWorld:
         days = range(span.start - span.start % DAY, span.end, DAY)
         fine = concat([source(line.contract, line.dataset, day) for day in days]).between(span.start, span.end)
         return fine if grid.step == MINUTE else aggregate(fine, grid.opens(span))
+
+    def _so_far(self, line: _Line, now: int) -> bytes:
+        with self._making:
+            return self._running(line, now)
 
     def _running(self, line: _Line, now: int) -> bytes:
         """The bar that is open at `now`, rendered; nothing where there is none."""
@@ -384,8 +394,7 @@ class GeneratedWorld:
         """The settlements that are due in `bounds`."""
         contract, life = line.contract, self._life(line)
         hours: list[int] = []
-        schedule = contract.funding
-        for (since, step), until in zip(schedule, [*(start for start, _ in schedule[1:]), MAX_TIME], strict=False):
+        for (since, step), (until, _) in pairwise([*contract.funding, (MAX_TIME, 0)]):
             grid = Interval("", step * HOUR)
             start = max(since, bounds.start, life.start + 1)
             hours += grid.opens(TimeRange(start, max(start, min(until, bounds.end, life.end))))

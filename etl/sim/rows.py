@@ -45,10 +45,20 @@ def block(times: Ints, cells: Sequence[str | Decimal]) -> Block:
     count = len(times)
     if not count:
         return Block(times, b"", times)
-    pieces = [piece for cell in (*cells, ",") for piece in (_literal(cell, count) if isinstance(cell, str) else _number(cell))]
-    keep = np.concatenate([mask for _, mask in pieces], axis=1)
-    text = np.concatenate([chars for chars, _ in pieces], axis=1)[keep].tobytes()
-    return Block(times, text[:-1], np.cumsum(keep.sum(axis=1)) - 1)
+    parts = [cell.encode() if isinstance(cell, str) else _layout(cell) for cell in (*cells, ",")]
+    width = sum(len(part) if isinstance(part, bytes) else part.width for part in parts)
+    text, keep = np.empty((count, width), np.uint8), np.ones((count, width), np.bool_)
+    at = 0
+    for part in parts:
+        end = at + (len(part) if isinstance(part, bytes) else part.width)
+        if isinstance(part, bytes):
+            text[:, at:end] = np.frombuffer(part, np.uint8)
+        else:
+            _write(part, text[:, at:end], keep[:, at:end])
+        at = end
+    # compress, because indexing by a mask of two dimensions takes four times as long
+    kept = np.compress(keep.ravel(), text.ravel()).tobytes()
+    return Block(times, kept[:-1], np.cumsum(keep.sum(axis=1)) - 1)
 
 
 def joined(times: Sequence[int], rows: Sequence[bytes]) -> Block:
@@ -57,30 +67,40 @@ def joined(times: Sequence[int], rows: Sequence[bytes]) -> Block:
     return Block(np.array(times, np.int64), b",".join(rows), ends)
 
 
-def _literal(text: str, count: int) -> list[tuple[_Bytes, _Mask]]:
-    chars = np.frombuffer(text.encode(), np.uint8)
-    return [(np.broadcast_to(chars, (count, len(chars))), np.ones((count, len(chars)), np.bool_))]
+class _Layout(NamedTuple):
+    """A column's room: a sign, whole digits in groups of four, the point, the places, zeros that pad them."""
+
+    column: Decimal
+    sizes: Ints
+    groups: int
+    point: bool
+    padding: int
+
+    @property
+    def width(self) -> int:
+        return 1 + 4 * self.groups + self.point + self.padding
 
 
-def _number(column: Decimal) -> list[tuple[_Bytes, _Mask]]:
-    values, places = np.abs(column.values), column.places
+def _layout(column: Decimal) -> _Layout:
     # A number has as many digits as it needs, and at least one before the point.
-    needed = np.maximum(np.searchsorted(_POWERS, values, "right"), places + 1)
-    groups = -(-int(needed.max()) // 4)
-    digits = np.empty((len(values), 4 * groups), np.uint8)
-    rest = values
-    for group in reversed(range(groups)):
+    sizes = np.maximum(np.searchsorted(_POWERS, np.abs(column.values), "right"), column.places + 1)
+    padding = max(column.width - column.places, 0)
+    return _Layout(column, sizes, -(-int(sizes.max()) // 4), bool(column.places or padding), padding)
+
+
+def _write(layout: _Layout, text: _Bytes, keep: _Mask) -> None:
+    column, length = layout.column, 4 * layout.groups
+    digits = np.empty((len(text), length), np.uint8)
+    rest = np.abs(column.values)
+    for end in range(length, 0, -4):
         rest, low = np.divmod(rest, 10_000)
-        digits[:, 4 * group : 4 * group + 4] = _GROUPS[low]
-    keep = np.arange(4 * groups) >= (4 * groups - needed)[:, None]
-    pieces = [(digits, keep)]
-    if places:
-        point = 4 * groups - places
-        whole, part = (digits[:, :point], keep[:, :point]), (digits[:, point:], keep[:, point:])
-        pieces = [whole, *_literal(".", len(values)), part]
-    if column.width > places:
-        pieces += _literal(("" if places else ".") + "0" * (column.width - places), len(values))
-    if (column.values < 0).any():
-        minus, negative = _literal("-", len(values))[0][0], (column.values < 0)[:, None]
-        pieces.insert(0, (minus, negative))
-    return pieces
+        digits[:, end - 4 : end] = _GROUPS[low]
+    point = 1 + length - column.places
+    text[:, 0] = ord("-")
+    keep[:, 0] = column.values < 0
+    text[:, 1:point] = digits[:, : point - 1]
+    keep[:, 1:point] = np.arange(length, column.places, -1) <= layout.sizes[:, None]
+    if layout.point:
+        text[:, point] = ord(".")
+        text[:, point + 1 : point + 1 + column.places] = digits[:, point - 1 :]
+        text[:, point + 1 + column.places :] = ord("0")

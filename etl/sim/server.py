@@ -25,7 +25,7 @@ from .exchange import Answer, Exchange, Request, http_date
 from .faults import Delivery, Faults
 from .world import World
 
-_REMEMBERED = 200_000  # requests in the log; older ones are dropped, their counters stay
+_REMEMBERED = 50_000  # requests in the log; older ones are dropped, their counters stay
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Simulator:
         self._lock = Lock()
         self._reset_log()
         self._server = _Server(self, port)
-        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 

@@ -1,0 +1,362 @@
+"""The command line as users and schedulers meet it: processes, exit codes, what is on stdout and what on stderr."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from etl import __version__
+from etl.cli import cli
+from etl.load.store import Store
+from etl.model import Series
+from etl.ranges import parse_time
+from etl.sim.clock import Clock
+from etl.sim.faults import Faults
+from etl.sim.market import GeneratedWorld
+from etl.sim.server import Simulator
+
+from .exchange import pages, stored, truth
+
+NOW = parse_time("2026-03-01T12:30:30")
+HOUR_OF_BTC = Series("um", "klines", "BTCUSDT", "1h")
+
+
+@pytest.fixture(scope="module")
+def world():
+    return GeneratedWorld(seed=4)
+
+
+@pytest.fixture
+def exchange(world):
+    with Simulator(world, clock=Clock(NOW, frozen=True)) as running:
+        yield running
+
+
+@pytest.fixture
+def etl(exchange, tmp_path):
+    """Runs `etl` in an empty folder against the exchange; the lake is `data/lake` there."""
+
+    def run(*arguments, env=None, stdin=None, check=None):
+        urls = {f"ETL_{market}_URL": exchange.url for market in ("UM", "CM", "SPOT")}
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("ETL_")}
+        finished = subprocess.run(
+            [sys.executable, "-m", "etl", *arguments],
+            cwd=tmp_path,
+            env={**clean, **urls, "ETL_STATE_DIR": str(tmp_path / "state"), **(env or {})},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "Traceback" not in finished.stderr, finished.stderr
+        if check is not None:
+            assert finished.returncode == check, finished.stderr
+        return finished
+
+    return run
+
+
+BACKFILL = ["backfill", "klines", "--symbols", "BTCUSDT", "--interval", "1h", "--start", "2026-02-20", "--end", "2026-02-25"]
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['etl', '--help']\n"
+        "from etl.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'numpy', 'pandas', 'pyarrow', 'duckdb', 'httpx', 'rich', 'ssl', 'asyncio', 'msgspec', 'tenacity'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert finished.stderr.strip() == "[]"
+    assert "backfill" in finished.stdout
+
+
+def test_every_command_has_help(etl):
+    for name in cli.commands:
+        finished = etl(name, "--help", check=0)
+        assert finished.stdout.startswith(f"Usage: python -m etl {name}")
+        assert cli.commands[name].help
+    assert __version__ in etl("--version", check=0).stdout
+
+
+def test_backfill_update_status_and_sql(etl, exchange, tmp_path):
+    document = json.loads(etl(*BACKFILL, "--json", check=0).stdout)
+    assert {
+        "rows_written",
+        "partitions_written",
+        "requests",
+        "weight",
+        "bytes_downloaded",
+        "elapsed_s",
+        "gaps",
+        "failed",
+    } <= set(document)
+    assert (document["rows_written"], document["partitions_written"], document["gaps"], document["failed"]) == (120, 1, [], [])
+    update = json.loads(etl("update", "--json", check=0).stdout)
+    assert update["rows_written"] == 4 * 24 + 12
+    lake = tmp_path / "data" / "lake"
+    assert stored(lake, HOUR_OF_BTC) == truth(exchange, HOUR_OF_BTC, parse_time("2026-02-20"), parse_time("2026-03-01T12:00"))
+    (series,) = json.loads(etl("status", "--json", check=0).stdout)["series"]
+    assert series["first"] == "2026-02-20T00:00:00Z"
+    assert series["last"] == "2026-03-01T11:00:00Z"
+    assert (series["rows"], series["expected"], series["missing"], series["sources"]) == (228, 228, 0, ["rest"])
+    assert series["bytes"] == sum(path.stat().st_size for path in lake.glob("klines/**/*.parquet"))
+    answer = etl("sql", "SELECT count(*) AS n, max(open_time) AS last FROM bars('BTCUSDT', '1h')", "--json", check=0)
+    assert json.loads(answer.stdout) == [{"n": 228, "last": "2026-03-01T11:00:00Z"}]
+    by_stdin = etl("sql", "-", "--format", "csv", stdin="SELECT DISTINCT symbol FROM klines", check=0)
+    assert by_stdin.stdout == "symbol\nBTCUSDT\n"
+    runs = json.loads(
+        etl("sql", "SELECT command, rows_written, exit_code FROM runs ORDER BY rows_written DESC", "--json").stdout
+    )
+    assert [(run["command"], run["rows_written"], run["exit_code"]) for run in runs] == [
+        ("backfill", 120, 0),
+        ("update", 108, 0),
+    ]
+
+
+def test_status_can_alert_and_rebuild(etl, tmp_path):
+    etl(*BACKFILL, check=0)
+    late = etl("status", "--max-lag", "1s", "--json", check=1)
+    assert json.loads(late.stdout)["exit_code"] == 1
+    assert "lag" in late.stderr
+    etl("status", "--max-lag", "100000d", check=0)
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "data" / "lake").rename(moved)
+    etl("status", "--lake", str(moved), "--rebuild", check=0)
+    assert str(moved) in (moved / "catalog.sql").read_text()
+
+
+def test_a_plan_is_printed_and_nothing_is_written(etl, exchange, tmp_path):
+    document = json.loads(etl(*BACKFILL, "--dry-run", "--json", check=0).stdout)
+    assert {"jobs", "requests", "weight", "bytes_estimated", "eta_s", "plan"} <= set(document)
+    assert (document["jobs"], document["requests"], document["weight"]) == (1, 1, 2)
+    assert "1 jobs" in etl(*BACKFILL, "--dry-run", check=0).stdout
+    assert not (tmp_path / "data").exists()
+
+
+def test_quote_depth_and_symbols(etl):
+    quote = json.loads(etl("quote", "BTCUSDT", "--json", check=0).stdout)
+    assert list(quote) == ["symbol", "bid", "bid_qty", "ask", "ask_qty", "spread_ticks", "time"]
+    assert quote["bid"] < quote["ask"]
+    assert isinstance(quote["spread_ticks"], int)
+    depth = json.loads(etl("depth", "BTCUSDT", "--limit", "5", "--json", check=0).stdout)
+    assert [len(depth["bids"]), len(depth["asks"])] == [5, 5]
+    assert depth["bids"][0][0] < depth["asks"][0][0]
+    assert len(etl("depth", "BTCUSDT", check=0).stdout.splitlines()) == 1 + 20
+    rows = {row["symbol"]: row for row in json.loads(etl("symbols", "--json", check=0).stdout)}
+    assert rows["币安人生USDT"]["market"] == "um"
+    assert rows["BTCUSDT"]["tick_size"] == 0.1
+    early = json.loads(etl("symbols", "--at", "2020-01-01", "--json", check=0).stdout)
+    assert "BTCUSDT" in {row["symbol"] for row in early}
+    assert "1000PEPEUSDT" not in {row["symbol"] for row in early}
+    assert "BTCUSDT" in etl("symbols", check=0).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["backfill", "klines"],
+        ["backfill", "--symbols", "BTCUSDT"],
+        ["backfill", "klines", "--symbols", "NOSUCH"],
+        ["backfill", "candles", "--symbols", "BTCUSDT"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--interval", "7m"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--interval", "3d"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--market", "xx"],
+        ["backfill", "funding", "--symbols", "BTCUSDT", "--market", "spot"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--start", "yesterday"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--start", "2026-02-02", "--end", "2026-02-01"],
+        ["backfill", "klines", "--symbols", "@missing.txt"],
+        ["backfill", "klines", "--symbols", "../../etc"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--lake", "s3://bucket/lake"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--weight-share", "2"],
+        ["status"],
+        ["update"],
+        ["sql", "SELECT 1"],
+        ["sim", "--faults", "missing.toml"],
+        ["quote", "BTCUSDT", "--market", "xx"],
+        ["depth", "BTCUSDT", "--limit", "3"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_use_is_exit_2_and_leaves_nothing(etl, tmp_path, arguments):
+    finished = etl(*arguments, check=2)
+    assert finished.stderr.strip()
+    assert finished.stdout == ""
+    assert not (tmp_path / "data").exists()
+    if arguments[0] != "sim":
+        document = json.loads(etl(*arguments, "--json", check=2).stdout)
+        assert document["exit_code"] == 2
+        assert document["error"]["message"]
+
+
+def test_symbols_from_a_file(etl, tmp_path):
+    (tmp_path / "names.txt").write_text("# majors\nBTCUSDT\n\nETHUSDT\n")
+    document = json.loads(
+        etl(
+            "backfill", "klines", "--symbols", "@names.txt", "--interval", "1d", "--start", "2026-02-20", "--json", check=0
+        ).stdout
+    )
+    assert document["rows_written"] == 2 * 9
+
+
+def test_the_universe_is_kept_up_to_date(etl, tmp_path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "universe.toml").write_text(
+        '[[series]]\ndatasets = ["klines", "funding"]\nsymbols = ["ETHUSDT"]\ninterval = ["1d"]\nstart = 2026-02-20\n'
+    )
+    assert json.loads(etl("update", "--json", check=0).stdout)["rows_written"] == 9 + 9 * 3 + 2
+
+
+def test_some_series_failed_is_exit_3(etl, exchange):
+    exchange.faults = Faults([{"action": "object_instead_of_list", "symbol": "ETHUSDT", "path": "klines", "after": 1}])
+    finished = etl(*BACKFILL, "--symbols", "ETHUSDT", "--json", check=3)
+    document = json.loads(finished.stdout)
+    assert [failure["symbol"] for failure in document["failed"]] == ["ETHUSDT"]
+    assert document["error"]["type"] == "SeriesFailed"
+    assert "ETHUSDT" in finished.stderr
+    assert document["rows_written"] == 120
+
+
+@pytest.mark.parametrize(("status", "cure"), [(403, "address"), (418, "ban"), (451, "location")])
+def test_a_refusal_is_exit_4_and_says_what_to_do(etl, exchange, status, cure):
+    body = {403: "html", 418: "json", 451: "451"}[status]
+    exchange.faults = Faults([{"action": "status", "status": status, "body": body}])
+    finished = etl(*BACKFILL, "--json", check=4)
+    assert json.loads(finished.stdout)["error"]["type"] == "Refused"
+    assert cure in finished.stderr
+    assert len(exchange.requests) == 1
+
+
+def test_a_locked_lake_is_exit_1_unless_one_waits(etl, tmp_path):
+    etl(*BACKFILL, check=0)
+    store = Store.open(tmp_path / "data" / "lake", network="mainnet", layout="year")
+    with store.lock():
+        finished = etl("update", "--json", check=1)
+        assert json.loads(finished.stdout)["error"]["type"] == "LakeLocked"
+        assert "--wait" in finished.stderr
+        etl("update", "--wait", "0.3", check=1)
+    etl("update", "--wait", check=0)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_cleanly_and_keeps_what_is_done(exchange, tmp_path, number, code):
+    exchange.latency_ms = 100
+    lake = tmp_path / "lake"
+    command = [
+        "backfill",
+        "klines",
+        "--symbols",
+        "BTCUSDT",
+        "--start",
+        "2026-01-01",
+        "--lake",
+        str(lake),
+        "--workers",
+        "2",
+        "--json",
+    ]
+    env = {**os.environ, "ETL_UM_URL": exchange.url, "ETL_STATE_DIR": str(tmp_path / "state")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "etl", *command],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    deadline = time.monotonic() + 60
+    while pages(exchange) < 6 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == code, stderr
+    assert "Traceback" not in stderr
+    document = json.loads(stdout)
+    assert document["exit_code"] == code
+    assert 0 < document["rows_written"] < 60 * 1440
+    series = Series("um", "klines", "BTCUSDT", "1m")
+    rows = stored(lake, series)
+    everything = truth(exchange, series, parse_time("2026-01-01"), parse_time("2026-03-01T12:30"))
+    assert set(rows) <= set(everything)
+    assert list((lake / ".tmp").iterdir()) == []
+    exchange.latency_ms = 0
+    finished = subprocess.run(
+        [sys.executable, "-m", "etl", *command], env=env, capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert json.loads(finished.stdout)["rows_written"] == len(everything) - len(rows)
+    assert stored(lake, series) == everything
+
+
+def test_max_duration_ends_cleanly(etl, exchange):
+    exchange.latency_ms = 300
+    finished = etl("backfill", "klines", "--symbols", "BTCUSDT", "--workers", "1", "--max-duration", "2s", "--json", check=3)
+    assert json.loads(finished.stdout)["gaps"][0]["verdict"] == "lost"
+
+
+def test_no_time_zone_changes_a_byte(etl, exchange, tmp_path):
+    exchange.clock.frozen = False  # the digest must not depend on the moment of the run either
+    lakes = {}
+    for zone in ("UTC", "America/New_York", "Asia/Kolkata"):
+        lake = tmp_path / zone.replace("/", "-")
+        etl(
+            *("backfill", "klines", "funding", "--symbols", "BTCUSDT", "--interval", "5m,1d,1w,1M", "--lake", str(lake)),
+            *("--start", "2025-12-01", "--end", "2026-02-27"),
+            env={"TZ": zone, "LC_ALL": "C.UTF-8"},
+            check=0,
+        )
+        answer = etl(
+            "sql", "SELECT * FROM bars('BTCUSDT', '1d') ORDER BY 4", "--lake", str(lake), "--format", "csv", env={"TZ": zone}
+        )
+        files = {path.relative_to(lake): hashlib.sha256(path.read_bytes()).hexdigest() for path in lake.rglob("*.parquet")}
+        lakes[zone] = (files, answer.stdout)
+    assert lakes["UTC"] == lakes["America/New_York"] == lakes["Asia/Kolkata"]
+    assert len(lakes["UTC"][0]) > 8
+
+
+def test_logs_as_json_lines(etl):
+    finished = etl(*BACKFILL, env={"ETL_LOG_FORMAT": "json"}, check=0)
+    lines = [json.loads(line) for line in finished.stderr.splitlines()]
+    assert lines[-1]["level"] == "info"
+    assert "120 rows" in lines[-1]["message"]
+
+
+def test_the_exchange_as_a_command(tmp_path):
+    faults = tmp_path / "faults.toml"
+    faults.write_text('[[rule]]\npath = "ping"\naction = "status"\nstatus = 503\n')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "etl", "sim", "--clock", "2026-01-01", "--frozen", "--faults", str(faults)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        env = {**os.environ, "ETL_UM_URL": url, "ETL_STATE_DIR": str(tmp_path)}
+        asked = subprocess.run(
+            [sys.executable, "-m", "etl", "quote", "ETHUSDT", "--json"], env=env, capture_output=True, text=True, check=True
+        )
+        assert json.loads(asked.stdout)["time"].startswith("2026-01-01T00:00:00")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+def test_the_demo_compares_and_answers(tmp_path):
+    finished = subprocess.run(
+        [sys.executable, "-m", "etl", "demo"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "rows, all equal" in finished.stdout
+    assert "long_net_pct" in finished.stdout
+    assert "bars_with_funding" in finished.stdout
+    assert (tmp_path / "data" / "demo" / "catalog.duckdb").exists()
+    assert finished.stderr == ""
+    assert Path(tmp_path / "data" / "demo").is_dir()

@@ -1,0 +1,61 @@
+"""What the README shows runs: its shell commands and its Python, in order, against the embedded exchange."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from etl.ranges import parse_time
+from etl.sim.clock import Clock
+from etl.sim.market import GeneratedWorld
+from etl.sim.server import Simulator
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder to work in, and the environment of a user whose exchange is the embedded one."""
+    folder = tmp_path_factory.mktemp("readme")
+    with Simulator(GeneratedWorld(seed=5), clock=Clock(parse_time("2026-03-01T12:30:30"), frozen=True)) as exchange:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("ETL_")}
+        yield (
+            folder,
+            {**clean, "ETL_UM_URL": exchange.url, "ETL_STATE_DIR": str(folder / "state"), "ETL_LAKE": str(folder / "lake")},
+        )
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_commands_and_python(place):
+    folder, env = place
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith(".venv/bin/etl ")]
+    assert len(commands) >= 10
+    for command in commands:
+        spelled = command.replace(".venv/bin/etl", f"'{sys.executable}' -m etl", 1)
+        finished = subprocess.run(spelled, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        assert finished.returncode == 0, f"{command}\n{finished.stderr}"
+        assert finished.stdout or "backfill" in command or " update" in command or " -o " in command, command
+    for code in blocks("python"):
+        client = f"etl.BinanceFuturesClient(base_url={env['ETL_UM_URL']!r})"
+        spelled = code.replace("etl.BinanceFuturesClient()", client)
+        assert client in spelled
+        finished = subprocess.run(
+            [sys.executable, "-W", "error", "-c", spelled], cwd=folder, env=env, capture_output=True, text=True, check=False
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout.startswith("1440 ")
+
+
+def test_make_targets_and_files_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make ([a-z]+)", README):
+        assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path
