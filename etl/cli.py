@@ -26,7 +26,7 @@ from .ranges import from_datetime, iso, parse_duration, parse_time
 if TYPE_CHECKING:
     from .config import Settings
     from .model import Series
-    from .pipeline import Outcome, Progress, Selection
+    from .pipeline import Outcome, Progress, Selection, Stop
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -413,14 +413,13 @@ def _sync(
         else:
             click.echo(report.plan_text(outcome.jobs, outcome.eta_s))
         sys.exit(0)
-    exit_code = stop.exit_code or outcome.exit_code
     if options["as_json"]:
-        _print_json(_outcome_json(outcome, exit_code))
-    _say_outcome(outcome, exit_code)
-    sys.exit(exit_code)
+        _print_json(_outcome_json(outcome))
+    _say_outcome(outcome)
+    sys.exit(outcome.exit_code)
 
 
-def _outcome_json(outcome: Outcome, exit_code: int) -> dict[str, Any]:
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
     document: dict[str, Any] = {
         "rows_written": outcome.rows_written,
         "partitions_written": outcome.partitions_written,
@@ -431,15 +430,15 @@ def _outcome_json(outcome: Outcome, exit_code: int) -> dict[str, Any]:
         "gaps": [{**report.span_json(gap.series, gap.span), "verdict": gap.verdict} for gap in outcome.gaps],
         "changed": [report.finding_json(finding) for finding in outcome.changed],
         "failed": [{**series.as_dict(), "error": str(error)} for series, error in outcome.failed],
-        "exit_code": exit_code,
+        "exit_code": outcome.exit_code,
     }
-    if exit_code:
+    if outcome.exit_code:
         error = outcome.stopped or SeriesFailed(f"{len(outcome.failed)} series failed; what could be fetched is stored")
         document["error"] = {"type": type(error).__name__, "message": str(error)}
     return document
 
 
-def _say_outcome(outcome: Outcome, exit_code: int) -> None:
+def _say_outcome(outcome: Outcome) -> None:
     for finding in outcome.changed:
         log.warning("%s: %s", finding.series, finding.message)
     for series, error in outcome.failed:
@@ -451,7 +450,7 @@ def _say_outcome(outcome: Outcome, exit_code: int) -> None:
     log.info(
         "%s %s: %s rows in %s files, %s requests, weight %s, %s",
         outcome.command,
-        "done" if exit_code == 0 else f"ended with exit code {exit_code}",
+        f"ended with exit code {outcome.exit_code}" if outcome.exit_code else "done",
         f"{outcome.rows_written:,}",
         f"{outcome.partitions_written:,}",
         f"{outcome.requests:,}",
@@ -460,39 +459,35 @@ def _say_outcome(outcome: Outcome, exit_code: int) -> None:
     )
 
 
-class _Stop(threading.Event):
-    """Set by a signal or by --max-duration; says which exit code that means."""
-
-    exit_code = 0
-
-
 @contextmanager
-def _stoppable(max_duration: float | None) -> Iterator[_Stop]:
-    """SIGINT and SIGTERM ask the run to end cleanly; a second one ends it at once."""
-    stop = _Stop()
+def _stoppable(max_duration: float | None) -> Iterator[Stop]:
+    """SIGINT, SIGTERM and --max-duration ask the run to end cleanly; a second signal ends it at once."""
+    from .pipeline import Stop  # noqa: PLC0415 - heavy
 
-    def ask(number: int, _: object) -> None:
-        if stop.exit_code:
-            os._exit(stop.exit_code)
-        stop.exit_code = 128 + number
-        log.warning("stopping: what is under way is finished or dropped, what is done stays; again to end at once")
+    stop = Stop()
+
+    def ask(exit_code: int, why: str) -> None:
+        log.warning("%s: what is under way is finished or dropped, what is done stays", why)
+        stop.exit_code = exit_code
         stop.set()
 
-    def too_long() -> None:
-        stop.exit_code = stop.exit_code or SeriesFailed.exit_code
-        log.warning("stopping: --max-duration is over")
-        stop.set()
+    def signalled(number: int, _: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        ask(128 + number, "stopping, once more ends it at once")
 
-    timer = threading.Timer(max_duration, too_long) if max_duration else None
-    if timer:
-        timer.daemon = True
+    before = {number: signal.signal(number, signalled) for number in (signal.SIGINT, signal.SIGTERM)}
+    timer = threading.Timer(max_duration or 0, ask, (SeriesFailed.exit_code, "--max-duration is over"))
+    timer.daemon = True
+    if max_duration:
         timer.start()
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
+    except Cancelled as error:
+        error.exit_code = stop.exit_code
+        raise
     finally:
-        if timer:
-            timer.cancel()
+        timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -117,7 +116,7 @@ def _clear(lake: Path) -> None:
 
 
 def _sync(settings: Settings, progress: Progress, command: str, wanted: list[Selection], lookback: int = 0) -> Outcome:
-    with Pipeline(settings, stop=threading.Event(), progress=progress) as pipeline:
+    with Pipeline(settings, progress=progress) as pipeline:
         outcome = pipeline.sync(command, wanted, stored=None if wanted else lambda _: True, lookback=lookback)
     for _, error in outcome.failed:
         raise error

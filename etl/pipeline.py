@@ -97,6 +97,12 @@ class Outcome:
         return SeriesFailed.exit_code if self.failed else 0
 
 
+class Stop(threading.Event):
+    """Set to end a run cleanly, by a signal or a deadline; `exit_code` says which."""
+
+    exit_code = Cancelled.exit_code
+
+
 class Progress:
     """What a run tells while it works; this one keeps silent."""
 
@@ -116,9 +122,9 @@ class Progress:
 class Pipeline:
     """Runs selections against one lake. Use as a context manager; one thread at a time."""
 
-    def __init__(self, settings: Settings, *, stop: threading.Event | None = None, progress: Progress | None = None) -> None:
+    def __init__(self, settings: Settings, *, stop: Stop | None = None, progress: Progress | None = None) -> None:
         self.settings = settings
-        self._stop = stop or threading.Event()
+        self._stop = stop or Stop()
         self._progress = progress or Progress()
         self._conversations: dict[str, Conversation] = {}
         self._budgets: dict[str, WeightBudget] = {}
@@ -185,31 +191,35 @@ class Pipeline:
             raise UsageError(
                 f"nothing to do: the lake at {root} holds no such series; etl backfill, or config/universe.toml, adds them"
             )
+        outcome = Outcome(command, dry_run=dry_run)
         if dry_run:
-            outcome = Outcome(command, dry_run=True)
-            outcome.jobs = self._plan(self._probe(self._wants(store, asked, lookback)), store)
+            wants = self._probe(self._wants(store, asked, lookback, outcome), outcome)
+            for _, error in outcome.failed:
+                raise error
+            outcome.jobs = self._plan(wants, store)
             outcome.eta_s = self._eta(outcome.jobs)
             return outcome
         store.create(network)
         with store.lock(wait, sleep=self._stop.wait):
-            return self._run(command, store, self._wants(store, asked, lookback))
-
-    def _run(self, command: str, store: Store, wants: list[Want]) -> Outcome:
-        outcome = Outcome(command)
-        try:
-            wants = self._probe(wants)
-            outcome.jobs = self._plan(wants, store)
-            self._progress.start(outcome.jobs, self._spent)
-            for receipt in execute.in_threads(lambda job: self._work(store, job), outcome.jobs, workers=self.settings.workers):
-                self._progress.receipt(receipt)
-                self._account(outcome, receipt)
-        except (Refused, Cancelled) as error:
-            outcome.stopped = error
-        finally:
-            self._progress.finish()
-        self._known_gaps(outcome, store, wants)
-        self._finish(outcome, store)
+            wants = self._wants(store, asked, lookback, outcome)
+            try:
+                self._run(outcome, store, wants)
+            except (Refused, Cancelled) as error:
+                outcome.stopped = error
+            finally:
+                self._progress.finish()
+            if isinstance(outcome.stopped, Cancelled):
+                outcome.stopped.exit_code = self._stop.exit_code
+            self._known_gaps(outcome, store, wants)
+            self._finish(outcome, store)
         return outcome
+
+    def _run(self, outcome: Outcome, store: Store, wants: Sequence[Want]) -> None:
+        outcome.jobs = self._plan(self._probe(wants, outcome), store)
+        self._progress.start(outcome.jobs, self._spent)
+        for receipt in execute.in_threads(lambda job: self._work(store, job), outcome.jobs, workers=self.settings.workers):
+            self._progress.receipt(receipt)
+            self._account(outcome, receipt)
 
     def _spent(self) -> int:
         return sum(conversation.stats.weight for conversation in self._conversations.values())
@@ -277,10 +287,9 @@ class Pipeline:
             asked += [(series, selection.start or 0, end) for series in self._expand(store, selection)]
         return asked
 
-    def _wants(self, store: Store, asked: Iterable[tuple[Series, int, int]], lookback: int) -> list[Want]:
-        """What is wanted of each series, each series once."""
+    def _wants(self, store: Store, asked: Sequence[tuple[Series, int, int]], lookback: int, outcome: Outcome) -> list[Want]:
+        """What is wanted of each series, each series once; a series whose files cannot be read fails alone."""
         wants: dict[Series, Want] = {}
-        asked = list(asked)
         ends = {market: self._ends(store, market) for market in {series.market for series, _, _ in asked}}
         for series, start, end in asked:
             now = self.now(series.market)
@@ -288,7 +297,11 @@ class Pipeline:
             if series in wants:
                 before = wants[series].span
                 span = TimeRange(min(span.start, before.start), max(span.end, before.end))
-            files = store.files(series)
+            try:
+                files = store.files(series)
+            except LakeError as error:
+                outcome.failed.append((series, error))
+                continue
             covered = union(c.span for file in files for c in file.coverage)
             if lookback:
                 covered = subtract(covered, [TimeRange(max(0, now - lookback), MAX_TIME)])
@@ -342,20 +355,25 @@ class Pipeline:
                 raise UsageError(f"market {selection.market} has no symbol {symbol!r} for {dataset}{hint}")
         return list(dict.fromkeys(chosen))
 
-    def _probe(self, wants: Sequence[Want]) -> list[Want]:
-        """Ask for the first bar of every series of which nothing is known before the missing range."""
+    def _probe(self, wants: Sequence[Want], outcome: Outcome) -> list[Want]:
+        """Ask for the first bar of every series of which nothing is known before what is missing; a failed one fails alone."""
 
         def probe(want: Want) -> Want:
-            first = self._source.first_bar(want.series, want.missing[0].start)
-            return replace(want, first_bar=first, probed=True)
+            return replace(want, first_bar=self._source.first_bar(want.series, want.missing[0].start), probed=True)
 
+        probed: list[Want] = []
         futures = [self._pages.submit(probe, want) if want.needs_probe else None for want in wants]
-        try:
-            return [future.result() if future else want for want, future in zip(wants, futures, strict=True)]
-        finally:
-            for future in futures:
-                if future:
-                    future.cancel()
+        for want, future in zip(wants, futures, strict=True):
+            try:
+                probed.append(future.result() if future else want)
+            except (Refused, Cancelled):
+                for waiting in futures:
+                    if waiting:
+                        waiting.cancel()
+                raise
+            except EtlError as error:
+                outcome.failed.append((want.series, error))
+        return probed
 
     def _plan(self, wants: Sequence[Want], store: Store) -> tuple[Job, ...]:
         return planning.plan(wants, store.partitions, self._minute_weight)
@@ -463,7 +481,7 @@ class Pipeline:
         failed = {series for series, _ in outcome.failed}
         for want in wants:
             unfinished = want.series in failed or outcome.stopped is not None
-            files = store.files(want.series) if unfinished or want.series in worked else ()
+            files = store.files(want.series) if unfinished or want.series in worked else []
             holes = [hole for file in files for hole in file.holes] if files else want.holes
             outcome.gaps += [Gap(want.series, span, "missing") for span in intersection(holes, [want.span])]
             if unfinished:

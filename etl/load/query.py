@@ -151,13 +151,14 @@ def run(lake: Path, sql: str, parameters: Parameters | None = None) -> Result:
     UsageError for any other statement, for a mistake in the SQL and for a series that is not stored.
     """
     connection = connect(lake)
+    root = lake.resolve()
     tables: set[str] = set()
     try:
         for setting in (
             "python_enable_replacements = false",  # our own variables are no tables
             "autoinstall_known_extensions = false",
             "autoload_known_extensions = false",
-            f"allowed_directories = [{quoted(str(lake.resolve()))}]",
+            f"allowed_directories = [{quoted(str(root))}, {quoted(pattern(root))}]",  # patterns are checked as they stand
             "enable_external_access = false",
             "lock_configuration = true",  # the last one: nothing can be unset after it
         ):
@@ -394,24 +395,25 @@ def _translated(lake: Path, tables: Container[str] = ()) -> Iterator[None]:
     """Errors of DuckDB as ours, with what is known instead."""
     try:
         yield
-    except duckdb.Error as error:
-        raise _error(lake, error, tables) from error
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise _error(lake, str(error).strip(), tables) from error
 
 
-def _error(lake: Path, error: duckdb.Error, tables: Container[str]) -> EtlError:
-    text = str(error).strip()
+def _error(lake: Path, text: str, tables: Container[str]) -> EtlError:
     if missing := _NO_FILES.search(text):
         dataset, market, interval, symbol = (unquote(part or "") for part in missing.groups())
         return _no_series(lake, Series(market, dataset, symbol, "1M" if interval == "1mo" else interval or None))
-    if isinstance(error, duckdb.IOException):
+    # By the text, because Arrow's stream hands over nothing else of an error that comes up half-way.
+    kind = text.partition(" Error:")[0]
+    if kind == "IO" or (kind == "Invalid Input" and re.search(rf"{re.escape(str(lake.resolve()))}/.*\.parquet", text)):
         return LakeError(f"{text}; etl verify tells which files of the lake are broken")
-    if isinstance(error, (duckdb.OutOfMemoryException, duckdb.InternalException, duckdb.FatalException)):
+    if kind in ("Out of Memory", "INTERNAL", "FATAL"):
         return EtlError(text)
-    if isinstance(error, duckdb.PermissionException):
+    if kind == "Permission":
         text = f"etl sql reads the lake at {lake} and nothing else: {text}"
-    elif isinstance(error, duckdb.CatalogException):
+    elif kind == "Catalog":
         text += f"\nviews: {', '.join(VIEWS)}; macros: {', '.join(MACROS)}"
-    elif isinstance(error, duckdb.BinderException):
+    elif kind == "Binder":
         text += "".join(f"\ncolumns of {view}: {', '.join(VIEWS[view])}" for view in VIEWS if view in tables)
     return UsageError(text)
 

@@ -128,7 +128,7 @@ def pattern(path: Path) -> str:
 def _database(text: str) -> bytes:
     """A DuckDB file with those views and macros.
 
-    It has the oldest storage version that holds them, so that an older DuckDB opens it (1.5 cannot open a file of 2.0 otherwise),
+    It has the oldest storage version that holds them, so that an older DuckDB opens it (else 1.5 could not open a file of 2.0),
     and only unqualified names, so that it works under whatever name a reader attaches it.
     """
     # Not built inside the lake: DuckDB puts the log of a file whose path has a `?` into another folder.

@@ -395,7 +395,7 @@ def test_a_target_that_bars_do_not_fill_is_refused(lake, sql, interval, target):
 RULES = {"3m": "3min", "1h": "1h", "1d": "1D", "1w": "W-MON", "1M": "MS"}
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     target=st.sampled_from(sorted(RULES)),
     opens=st.lists(st.integers(0, 100 * 24 * 60), min_size=1, max_size=60, unique=True),
@@ -697,7 +697,7 @@ def test_ledger_of_month_files(lake, sql):
     assert sql("SELECT count(*) FROM ledger") == [(32,)]
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(first=st.integers(0, 60), end=st.integers(1, 96), absent=st.sets(st.integers(0, 95), max_size=20))
 def test_ledger_rows_are_the_stored_rows(tmp_path_factory, first, end, absent):
     """Hours over four days at the turn of a year, with any of them absent: counted from the footers as from the content."""

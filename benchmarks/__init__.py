@@ -1,0 +1,1 @@
+"""Measurements beside other clients on the same work; `python -m benchmarks --help`."""
