@@ -72,14 +72,18 @@ def main() -> None:
     results = []
     for name in [name for name in SCENARIOS if getattr(options, name)] or ["quick"]:
         scenario = SCENARIOS[name]
-        names = ["etl", *(peer for peer, of in PEERS.items() if packages[of.package] and (scenario.peers or options.peers))]
-        results.append(
-            compete(scenario, [one for one in names if one in (options.only or names)], options.repeat, options.phase)
-        )
+        chosen = (options.peers or PEERS) if scenario.peers or options.peers is not None else ()
+        names = ["etl", *(peer for peer, of in PEERS.items() if peer in chosen and packages[of.package])]
+        results.append(compete(scenario, names, options.repeat, options.phase))
         if not options.json:
             print(_text(results[-1]))
     host = {"python": platform.python_version(), "cpus": os.cpu_count(), **packages}
-    print(json.dumps({"host": host, "scenarios": results}, indent=2) if options.json else host)
+    if options.json:
+        print(json.dumps({"host": host, "scenarios": results}, indent=2))
+    else:
+        print(", ".join(f"{name} {value}" for name, value in host.items()))
+    if any(result["contestants"]["etl"][name] for result in results for name in ("exit_code", "missing", "wrong", "open")):
+        sys.exit("etl did not store what the exchange has")
 
 
 def compete(scenario: Scenario, names: Sequence[str], repeat: int, phase: int) -> dict[str, Any]:
@@ -97,9 +101,8 @@ def compete(scenario: Scenario, names: Sequence[str], repeat: int, phase: int) -
             verdicts = pool.submit(judge, runs[0]["symbols"], *times, [folder / "output" for _, folder in turns]).result()
     judged = [run | verdict for run, verdict in zip(runs, verdicts, strict=True)]
     summaries = {name: _summary(judged[index :: len(names)]) for index, name in enumerate(names)}
-    yardstick = next(iter(summaries.values()))["rows_per_s"]
     for one in summaries.values():
-        one["ratio"] = one["rows_per_s"] / yardstick
+        one["ratio"] = one["rows_per_s"] / (summaries["etl"]["rows_per_s"] or 1)
     weight, seconds = scenario.least(phase)
     return asdict(scenario) | {"phase": phase, "least_weight": weight, "least_s": seconds, "contestants": summaries}
 
@@ -142,8 +145,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name, scenario in SCENARIOS.items():
         parser.add_argument(f"--{name}", action="store_true", help=scenario.title + (" (default)" if name == "quick" else ""))
-    parser.add_argument("--peers", action="store_true", help="let the other clients take part everywhere")
-    parser.add_argument("--only", type=lambda text: text.split(","), metavar="A,B", help=f"of etl, {', '.join(PEERS)}")
+    parser.add_argument(
+        "--peers", nargs="*", choices=[*PEERS, "none"], metavar="PEER", help=f"all, or some of {', '.join(PEERS)}; or none"
+    )
     parser.add_argument("--repeat", type=int, default=3, metavar="TURNS", help="of each contestant (default 3)")
     parser.add_argument("--phase", type=int, default=30, metavar="SECOND", help="of the minute at the start (default 30)")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, overload
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .. import registry
 from ..errors import UsageError
-from ..model import Endpoint, SymbolRules
-from ..ranges import HOUR, MAX_TIME, Interval, TimeRange, from_datetime, iso, parse_time
+from ..model import Series, SymbolRules, Window
+from ..ranges import MAX_TIME, TimeRange, from_datetime, iso, parse_time
 from ..schema import arrow_schema
 from . import wire
 from .conversation import Conversation, Stats
 from .http import Params
+from .rest import RestSource
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -74,6 +74,7 @@ class BinanceFuturesClient:
         url = base_url or (self._market.url if mainnet else self._market.testnet_url)
         self._conversation = conversation or Conversation(self._market, url)
         self._owned = conversation is None
+        self._source = RestSource(lambda _: self._conversation)
 
     def close(self) -> None:
         """Closes the connections, unless the conversation was passed in."""
@@ -109,7 +110,7 @@ class BinanceFuturesClient:
         """
         if symbol is None:
             schema = pa.schema([("symbol", pa.string()), *((n, pa.float64()) for n in _PRICES), ("time", _MS)])
-            return _frame(_records(schema, self._tickers(None)))
+            return _utc(_records(schema, self._tickers(None)))
         ticker = self._ticker(symbol)
         return {
             "symbol": ticker.symbol,
@@ -131,7 +132,7 @@ class BinanceFuturesClient:
             raise UsageError(f"the order book is not served with limit {limit}; choose one of {', '.join(map(str, weights))}")
         book = self._ask("depth", {"symbol": _named(symbol), "limit": limit}, weight=weights[limit], decode=wire.depth)
         schema = pa.schema([("price", pa.float64()), ("qty", pa.float64())])
-        return {"bids": _frame(_records(schema, book.bids)), "asks": _frame(_records(schema, book.asks))}
+        return {"bids": _utc(_records(schema, book.bids)), "asks": _utc(_records(schema, book.asks))}
 
     def get_symbol_info(self, symbol: str | None = None) -> pd.DataFrame:
         """The trading rules of all symbols, or of `symbol` alone (UsageError if it is not listed).
@@ -146,7 +147,7 @@ class BinanceFuturesClient:
             (f.name, pa.string() if f.name in text else _MS if f.name.endswith("_time") else pa.float64())
             for f in fields(SymbolRules)
         )
-        return _frame(_records(schema, self._rules(symbol)))
+        return _utc(_records(schema, self._rules(symbol)))
 
     def get_spread_in_ticks(self, symbol: str) -> int:
         """How many ticks the best ask of `symbol` lies above its best bid. Source: `exchangeInfo`, `ticker/bookTicker`."""
@@ -174,21 +175,10 @@ class BinanceFuturesClient:
         close_time UTC, prices in the quote asset, volume in the base asset, quote_volume in the quote asset (cm: contracts and
         base asset). Source: `klines`, weight 1 to 10 a page with its size (spot 2).
         """
-        grid = registry.interval(interval)
-        pages = self._pages("klines", symbol, limit, interval=interval)
-        if start is None and not self._market.newest_first:
-            return pages.frame([pages.ask(None, None if end is None else _ms(end), limit or 500)], last=limit or 500)
-        if start is None:  # a page of this market ends after `max_span`
-            return pages.frame(pages.bars_backward(self._range(0, end), grid, limit or 500), last=limit or 500)
-        span = self._range(start, end)
-        if not self._market.newest_first:
-            return pages.frame(pages.bars(span, grid, limit), first=limit)
-        if limit is not None:
-            near = TimeRange(span.start, min(span.end, grid.ceil(span.start) + limit * grid.typical_step))
-            frame = pages.frame(pages.bars_backward(near, grid), first=limit)
-            if len(frame) == limit or near == span:
-                return frame
-        return pages.frame(pages.bars_backward(span, grid), first=limit)
+        series = self._series("klines", symbol, registry.interval(interval).name, limit)
+        if start is None:
+            return _frame(series, [self._newest(series, limit or 500, end)])
+        return _frame(series, self._bars(series, self._range(start, end), limit))[:limit]
 
     def get_funding_rate(
         self, symbol: str, start: Time | None = None, end: Time | None = None, limit: int | None = None
@@ -200,13 +190,13 @@ class BinanceFuturesClient:
         for that settlement), mark_price (quote asset; missing before late 2023), rate_type (`Regular` or `Special`; missing
         before July 2026). Source: `fundingRate`, 500 requests in 5 minutes (cm: weight 1 each).
         """
-        pages = self._pages("funding", symbol, limit)
-        most = pages.endpoint.max_limit
+        series = self._series("funding", symbol, None, limit)
         if start is None and end is None:
-            return pages.frame([pages.ask(None, None, limit or most)], last=limit or most)
-        if start is None:  # what the exchange does with an end alone is not documented (binance-facts 2.4)
-            return pages.frame(pages.settlements(self._range(self._market.first_time, end)), last=limit or most)
-        return pages.frame(pages.settlements(self._range(start, end), limit), first=limit)
+            return _frame(series, [self._newest(series, limit or _page_limit(series))])
+        # What the exchange does with an end alone is not documented (binance-facts 2.4): all of them, and then the newest.
+        span = self._range(self._market.first_time if start is None else start, end)
+        rows = _frame(series, self._source.settlements(series, span))
+        return rows[:limit] if start is not None else rows[-(limit or _page_limit(series)) :].reset_index(drop=True)
 
     # ---- helpers
 
@@ -238,92 +228,35 @@ class BinanceFuturesClient:
             raise UsageError(f"the range ends before it starts: {iso(first)} > {iso(last)}")
         return TimeRange(first, last)
 
-    def _pages(self, dataset: str, symbol: str, limit: int | None, **params: str) -> _Pages:
-        endpoint = registry.dataset(dataset).endpoints.get(self._market.name)
-        if endpoint is None:
+    def _series(self, dataset: str, symbol: str, interval: str | None, limit: int | None) -> Series:
+        if self._market.name not in registry.dataset(dataset).endpoints:
             raise UsageError(f"market {self._market.name} has no {dataset}")
-        if limit is not None and not 1 <= limit <= endpoint.max_limit:
-            raise UsageError(
-                f"limit {limit} of {dataset} must lie between 1 and {endpoint.max_limit}; for more rows give start"
-            )
-        return _Pages(self._conversation, dataset, endpoint, {endpoint.symbol_param: _named(symbol), **params})
+        series = Series(self._market.name, dataset, _named(symbol), interval)
+        if limit is not None and not 1 <= limit <= _page_limit(series):
+            raise UsageError(f"limit {limit} of {dataset} is not in 1 … {_page_limit(series)}; for more rows give start")
+        return series
+
+    def _newest(self, series: Series, limit: int, end: Time | None = None) -> pa.Table:
+        return self._source.page(series, TimeRange(0, MAX_TIME if end is None else _ms(end)), limit, bounded=end is not None)
+
+    def _bars(self, series: Series, span: TimeRange, most: int | None) -> Iterator[pa.Table]:
+        """The pages of the range from its first bar on, until it ends or `most` rows are there."""
+        first = self._source.first_bar(series, span.start)
+        grid = registry.interval(series.interval or "")
+        opens = grid.opens(TimeRange(min(first or span.end, span.end), span.end))
+        rows = 0
+        for at in range(0, len(opens), size := min(most or MAX_TIME, _page_limit(series))):
+            page = opens[at : at + size]
+            window = Window(TimeRange(page[0], grid.next(page[-1])), len(page), 1, 0, len(page))
+            for table in self._source.bars(series, window):
+                yield table
+                rows += len(table)
+            if most is not None and rows >= most:
+                return
 
 
-@dataclass(frozen=True, slots=True)
-class _Pages:
-    """The pages of one series. An empty page ends a range only if the same question is answered so twice."""
-
-    conversation: Conversation
-    dataset: str
-    endpoint: Endpoint
-    params: Mapping[str, str]
-
-    def ask(self, start: int | None, end: int | None, limit: int) -> pa.Table:
-        """One page; what does not lie in [start, end) is dropped."""
-        times = {"startTime": start, "endTime": None if end is None else end - 1}
-        page = self.conversation.get(
-            self.endpoint.path,
-            {**self.params, **times, "limit": limit},
-            weight=self.endpoint.weight(limit),
-            pool=self.endpoint.pool,
-            decode=wire.decoder(self.dataset),
-        )
-        time = page[0].cast(pa.int64())
-        return page.filter(pc.and_(pc.greater_equal(time, start or 0), pc.less(time, MAX_TIME + 1 if end is None else end)))
-
-    def bars(self, span: TimeRange, grid: Interval, want: int | None) -> Iterator[pa.Table]:
-        """Pages from the oldest bar on, until the range ends or `want` rows are there."""
-        at, denials, left = grid.ceil(span.start), 0, want or MAX_TIME
-        while at < span.end and denials < 2 and left > 0:
-            page = self.ask(at, span.end, min(self.endpoint.max_limit, left, grid.count(TimeRange(at, span.end))))
-            if len(page):
-                yield page
-                at, denials, left = grid.next(_last(page)), 0, left - len(page)
-            else:
-                denials += 1
-
-    def bars_backward(self, span: TimeRange, grid: Interval, want: int | None = None) -> Iterator[pa.Table]:
-        """Pages from the newest bar back, for a market whose pages keep the newest rows of at most `max_span`."""
-        market = self.conversation.market
-        start = max(span.start, market.first_time)
-        end, denials, left = span.end, 0, want or MAX_TIME
-        while start < end and left > 0:
-            low = max(start, end - (market.max_span or MAX_TIME))
-            page = self.ask(low, end, max(1, min(self.endpoint.max_limit, left, grid.count(TimeRange(low, end)))))
-            if len(page):
-                yield page
-                end, denials, left = _first(page), 0, left - len(page)
-            else:
-                denials += 1
-                if denials == 2:
-                    end, denials = low, 0
-
-    def settlements(self, span: TimeRange, want: int | None = None) -> Iterator[pa.Table]:
-        """Pages by the last settlement's own time, which is asked for again: two may share it, and a page end between them."""
-        market, most = self.conversation.market, self.endpoint.max_limit
-        # No two regular settlements are closer than an hour: such a piece fits into a page, whichever end a page keeps.
-        longest = most // 2 * HOUR if market.newest_first else MAX_TIME
-        at, denials = max(span.start, market.first_time), 0
-        seen: set[tuple[object, ...]] = set()
-        while at < span.end and (want is None or len(seen) < want):
-            end = min(span.end, at + longest)
-            page = self.ask(at, end, most if want is None else min(most, want + 1))
-            keys = set(zip(page["funding_time"].to_pylist(), page["rate_type"].to_pylist(), strict=True))
-            if keys - seen:
-                yield page
-                seen |= keys
-                at, denials = _last(page), 0
-            else:
-                denials += 1
-                if keys or denials == 2:
-                    at, denials = end, 0
-
-    def frame(self, pages: Iterable[pa.Table], *, first: int | None = None, last: int | None = None) -> pd.DataFrame:
-        """All pages as one frame, sorted and unique by the dataset's key; its `first` or `last` rows."""
-        key = list(registry.dataset(self.dataset).key)
-        frame = _frame(pa.concat_tables([arrow_schema(self.dataset).empty_table(), *pages]))
-        frame = frame.drop_duplicates(key).sort_values(key, ignore_index=True)
-        return frame.head(first) if first is not None else frame.tail(last).reset_index(drop=True) if last else frame
+def _page_limit(series: Series) -> int:
+    return registry.dataset(series.dataset).endpoints[series.market].max_limit
 
 
 def spread_in_ticks(bid: float, ask: float, tick_size: float) -> int:
@@ -408,7 +341,7 @@ def _records(schema: pa.Schema, records: Sequence[object]) -> pa.Table:
     return pa.Table.from_arrays([pa.array([getattr(r, f.name) for r in records], f.type) for f in schema], schema=schema)
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
+def _utc(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas()
     for field in table.schema:
         if pa.types.is_timestamp(field.type):
@@ -416,14 +349,11 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _first(page: pa.Table) -> int:
-    time: int = pc.min(page[0].cast(pa.int64())).as_py()
-    return time
-
-
-def _last(page: pa.Table) -> int:
-    time: int = pc.max(page[0].cast(pa.int64())).as_py()
-    return time
+def _frame(series: Series, pages: Iterable[pa.Table]) -> pd.DataFrame:
+    """All pages as one frame, sorted and unique by the dataset's key."""
+    key = list(registry.dataset(series.dataset).key)
+    frame = _utc(pa.concat_tables([arrow_schema(series.dataset).empty_table(), *pages]))
+    return frame.drop_duplicates(key).sort_values(key, ignore_index=True)
 
 
 def _named(symbol: str) -> str:

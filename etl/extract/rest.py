@@ -1,7 +1,7 @@
 """Pages of the REST interface, made whole: a window is asked until every bar of its grid is there or was denied.
 
 The server's pages may be short, empty, doubled, shuffled or cut at either end; a row counts by its content, and a bar is absent
-only when two answers for its range lacked it (design: trap 2). So no rule depends on the order or the length of a page.
+only when several answers for its range lacked it (design: trap 2). So no rule depends on the order or the length of a page.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ class Fetched:
 
 
 class RestSource:
-    """Fetches windows over conversations, one a market; several at once, on the threads of `pages`."""
+    """Fetches windows over conversations, one a market; `fetch` asks several at once, on the threads of `pages`."""
 
-    def __init__(self, conversation: Callable[[str], Conversation], pages: Executor) -> None:
+    def __init__(self, conversation: Callable[[str], Conversation], pages: Executor | None = None) -> None:
         self._conversation = conversation
         self._pages = pages
 
     def fetch(self, series: Sequence[Series], windows: Sequence[Window]) -> Iterator[Fetched]:
         """The answers in the order in which they arrive; after Refused or Cancelled nothing more is asked."""
+        assert self._pages is not None  # noqa: S101 - who asks for several windows brings the threads
         futures = {self._pages.submit(self._window, series, window): window for window in windows}
         try:
             for future in as_completed(futures):
@@ -74,7 +75,7 @@ class RestSource:
         if not market.newest_first:
             # startTime=0 counts as "not given" on some endpoints (binance-facts 1.6).
             for _ in range(DENIALS):
-                found = _times(series, self._page(series, TimeRange(max(start, 1), MAX_TIME), 1, bounded=False))
+                found = _times(series, self.page(series, TimeRange(max(start, 1), MAX_TIME), 1, bounded=False))
                 if (found >= start).any():
                     return int(found[found >= start].min())
             return None
@@ -95,7 +96,7 @@ class RestSource:
         """The first row of a range that a page can hold: when several answers for what lies before it were empty."""
         oldest, denials = None, 0
         while span and denials < DENIALS:
-            times = _times(series, self._page(series, span, limit))
+            times = _times(series, self.page(series, span, limit))
             times = times[(times >= span.start) & (times < span.end)]
             if len(times):
                 oldest = int(times.min())
@@ -108,9 +109,10 @@ class RestSource:
         if len(series) > 1:
             return self._all_settlements(series, window.span)
         one = series[0]
-        return {one: self._bars(one, window) if one.interval else self._settlements(one, window.span)}
+        return {one: self.bars(one, window) if one.interval else self.settlements(one, window.span)}
 
-    def _bars(self, series: Series, window: Window) -> list[pa.Table]:
+    def bars(self, series: Series, window: Window) -> list[pa.Table]:
+        """The pages that together hold every bar of the window that the exchange does not deny; repeats included."""
         interval = registry.interval(series.interval or "")
         max_limit = registry.dataset(series.dataset).endpoints[series.market].max_limit
         needed = DENIALS if window.rows else EXPECTED_DENIALS
@@ -120,7 +122,7 @@ class RestSource:
         stuck = 0
         while pending:
             span, denials = pending.pop()
-            page = self._page(series, span, limit)
+            page = self.page(series, span, limit)
             times = _times(series, page)
             inside = (times >= span.start) & (times < span.end)
             fresh = np.setdiff1d(times[inside], seen)
@@ -137,14 +139,17 @@ class RestSource:
                         f"{series}: {stuck} answers for {span} held other bars; the exchange does not keep its protocol"
                     )
             if denials < needed:
-                pending += [(left, denials) for left in _few(grid.absent(interval, span, seen))]
+                runs = grid.absent(interval, span, seen)
+                # Scattered holes are no cut or empty page: one more answer for all of them settles it.
+                scattered = len(runs) > MAX_SINGLE_HOLES
+                pending += [(left, max(denials, needed - 1) if scattered else denials) for left in _few(runs)]
             # The same question in one row is enough to see whether a range is empty; otherwise the page that holds it, and
             # room for as many rows as came unasked.
             rows = max((interval.count(left) for left, _ in pending), default=1) if len(seen) else 1
             limit = max(1, min(max_limit, rows + len(page) - int(inside.sum())))
         return pages
 
-    def _settlements(self, series: Series, span: TimeRange) -> list[pa.Table]:
+    def settlements(self, series: Series, span: TimeRange) -> list[pa.Table]:
         """The settlements of one symbol, each range asked until two answers in a row brought nothing new.
 
         No interval is assumed (contract G10). A full page goes on from its last time, which is asked for again, because two
@@ -162,7 +167,7 @@ class RestSource:
         stuck = 0
         while pending:
             asked, denials = pending.pop()
-            page = self._page(series, asked, limit)
+            page = self.page(series, asked, limit)
             times = _times(series, page)
             inside = (times >= asked.start) & (times < asked.end)
             answer = frozenset(zip(times.tolist(), page["rate_type"].to_pylist(), strict=True))
@@ -183,8 +188,11 @@ class RestSource:
             else:
                 denials += 1
             heard.setdefault(answer, asked)
-            if not full and denials < (DENIALS if _overdue(seen, asked) else EXPECTED_DENIALS):
-                pending.append((asked, denials))
+            overdue = _overdue(seen, asked)
+            if not full and denials < (DENIALS if overdue else EXPECTED_DENIALS):
+                # What is overdue is asked for from the last settlement on: the page may have been cut.
+                last = max(time for time, _ in seen if time < asked.end) if overdue else asked.start
+                pending.append((TimeRange(max(asked.start, last), asked.end), denials))
             elif len(keys) >= SHORTEST_CUT:
                 first, last = (int(pick(time for time, _ in keys)) for pick in (min, max))
                 behind = [TimeRange(last, asked.end)] + [TimeRange(asked.start, first + 1)] * market.newest_first
@@ -228,19 +236,21 @@ class RestSource:
 
     def _split(self, series: Sequence[Series], span: TimeRange) -> Mapping[Series, Sequence[pa.Table]]:
         if span.end - span.start <= HOUR:
-            return {one: self._settlements(one, span) for one in series}
+            return {one: self.settlements(one, span) for one in series}
         middle = (span.start + span.end) // 2
         early = self._all_settlements(series, TimeRange(span.start, middle))
         late = self._all_settlements(series, TimeRange(middle, span.end))
         return {one: [*early[one], *late[one]] for one in series}
 
-    def _page(self, series: Series, span: TimeRange, limit: int, *, bounded: bool = True) -> pa.Table:
+    def page(self, series: Series, span: TimeRange, limit: int, *, bounded: bool = True) -> pa.Table:
+        """One page, as the server sends it; a start of 0 is not sent, nor, without `bounded`, the end."""
         endpoint = registry.dataset(series.dataset).endpoints[series.market]
         limit = min(limit, endpoint.max_limit)
         params: dict[str, str | int] = {endpoint.symbol_param: series.symbol}
         if series.interval:
             params["interval"] = series.interval
-        params["startTime"] = span.start
+        if span.start:
+            params["startTime"] = span.start
         if bounded:
             params["endTime"] = span.end - 1
         params["limit"] = limit

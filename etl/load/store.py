@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import registry
-from ..errors import LakeError, LakeLocked, UsageError
+from ..errors import Cancelled, LakeError, LakeLocked, UsageError
 from ..model import Coverage, Partition, Series
 from ..ranges import HOUR, TimeRange, from_datetime, months, years
 from ..schema import arrow_schema
@@ -64,6 +64,8 @@ class Store:
         try:
             about = json.loads(path.read_text())
             version, owner, stands = about["format"], about["network"], about["partition"]
+            if version == FORMAT and stands not in {"year", "month"}:
+                raise ValueError(f"no partition {stands!r} is known")
         except FileNotFoundError:
             return cls(root, layout)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -95,9 +97,16 @@ class Store:
 
     def folder(self, series: Series) -> Path:
         """The folder of a series; UsageError for a symbol that cannot be a folder's name."""
-        encoded = quote(series.symbol, safe="")
-        if encoded in {"", ".", ".."} or "\0" in series.symbol or len(encoded) > LONGEST_NAME:
-            raise UsageError(f"symbol {series.symbol[:40]!r} cannot be stored: empty, a dot name, with NUL, or too long")
+        encoded = quote(series.symbol, safe="", errors="replace")
+        if (
+            encoded in {"", ".", ".."}
+            or "\0" in series.symbol
+            or len(encoded) > LONGEST_NAME
+            or unquote(encoded) != series.symbol
+        ):
+            raise UsageError(
+                f"symbol {series.symbol[:40]!r} cannot be stored: empty, a dot name, with NUL, too long, or no text"
+            )
         folder = self.root / series.dataset / f"market={series.market}"
         if series.interval:
             folder /= f"interval={registry.interval(series.interval).path_name}"
@@ -167,7 +176,7 @@ class Store:
         if not path.exists():
             return schema.empty_table()
         with _reading(path):
-            return pq.ParquetFile(path).read(columns=schema.names).cast(schema)
+            return pq.ParquetFile(path, page_checksum_verification=True).read(columns=schema.names).cast(schema)
 
     # Writing
 
@@ -197,32 +206,37 @@ class Store:
         replace_file(self.root, path, memoryview(encode(rows, footer)))
 
     def _refuse_second_spelling(self, folder: Path) -> None:
-        if folder.is_dir() or not folder.parent.is_dir():
-            return
-        for other in folder.parent.iterdir():
-            if other.name != folder.name and other.name.casefold() == folder.name.casefold():
-                raise LakeError(f"{folder.name} is not stored: a case-blind file system would mix it with {other.name}")
+        """Whether the folder itself exists says nothing: to a case-blind file system every spelling does."""
+        names = {path.name for path in folder.parent.iterdir()} if folder.parent.is_dir() else set()
+        for other in names if folder.name not in names else ():
+            if other.casefold() == folder.name.casefold():
+                raise LakeError(f"{folder.name} is not stored: a case-blind file system would mix it with {other}")
 
     @contextlib.contextmanager
     def lock(self, wait: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> Iterator[None]:
         """Be the lake's only writer; LakeLocked if another one stays longer than `wait` seconds.
 
-        The system drops the lock with the process, so a dead writer never blocks. Left-over temporary files of dead writers go.
+        `sleep` pauses for some seconds and may say by a true result that the wait is to end: Cancelled. The system drops the
+        lock with the process, so a dead writer never blocks. Left-over temporary files of dead writers go.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a+") as file:
+        with _writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("a+")
+        with file:
             deadline = time.monotonic() + wait
             while not _locked(file.fileno()):
                 if time.monotonic() >= deadline:
                     file.seek(0)
                     owner = file.read().strip() or "another process"
                     raise LakeLocked(f"{owner} is writing to the lake {self.root}; wait for it with --wait[=SECONDS]")
-                sleep(0.2)
-            file.truncate(0)
-            file.write(f"process {os.getpid()}")
-            file.flush()
-            for left_over in (self.root / ".tmp").glob("*"):
-                left_over.unlink(missing_ok=True)
+                if sleep(0.2):
+                    raise Cancelled(f"stopped while another process was writing to the lake {self.root}; nothing was done")
+            with _writing(self.root):
+                file.truncate(0)
+                file.write(f"process {os.getpid()}")
+                file.flush()
+                for left_over in (self.root / ".tmp").glob("*"):
+                    left_over.unlink(missing_ok=True)
             yield
 
 
@@ -260,6 +274,14 @@ def _locked(handle: int) -> bool:
 
 def _milliseconds(value: object) -> int:
     return int(pa.scalar(value, pa.timestamp("ms")).value)
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LakeError(f"cannot write to the lake {root}: {error}") from error
 
 
 @contextlib.contextmanager

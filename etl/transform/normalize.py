@@ -38,7 +38,7 @@ def times(series: Series, rows: pa.Table) -> Times:
 
 def merge_pages(series: Series, pages: Sequence[pa.Table]) -> pa.Table:
     """The rows of all pages, sorted and unique; BadAnswer if two pages give different rows for one key."""
-    rows, repeats, differs = _sorted(series, pages)
+    rows, repeats, differs = _sorted(series, _bare_last(series, pages))
     if differs.any():
         second = int(np.flatnonzero(differs)[0])
         one, other = rows.slice(second - 1, 1).to_pylist()[0], rows.slice(second, 1).to_pylist()[0]
@@ -71,6 +71,15 @@ def closed(rows: pa.Table, now: int) -> pa.Table:
         return rows
     final = np.asarray(rows["close_time"].cast(pa.int64()).to_numpy()) < now
     return rows if final.all() else rows.filter(pa.array(final))
+
+
+def _bare_last(series: Series, pages: Sequence[pa.Table]) -> Sequence[pa.Table]:
+    """Rows without rate type behind the others: of two rows for one settlement the one that says more comes first."""
+    if "rate_type" not in arrow_schema(series.dataset).names:
+        return pages
+    bare = [pc.is_null(page["rate_type"]) for page in pages]
+    typed = [page.filter(pc.invert(mask)) for page, mask in zip(pages, bare, strict=True)]
+    return [*typed, *(page.filter(mask) for page, mask in zip(pages, bare, strict=True))]
 
 
 def _sorted(series: Series, tables: Sequence[pa.Table]) -> tuple[pa.Table, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

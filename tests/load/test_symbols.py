@@ -1,0 +1,186 @@
+"""The rules of symbols, kept over their end; expected rows are written out."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from etl.errors import LakeError
+from etl.load.symbols import Symbols, alive, in_text
+from etl.model import SymbolRules
+from etl.ranges import TimeRange, parse_time
+
+LISTED, ENDS = parse_time("2023-05-01T08:00"), parse_time("2024-06-28T08:00")
+BTC = SymbolRules(
+    symbol="BTCUSDT",
+    pair="BTCUSDT",
+    base_asset="BTC",
+    quote_asset="USDT",
+    contract_type="PERPETUAL",
+    status="TRADING",
+    onboard_time=LISTED,
+    tick_size=0.1,
+    step_size=0.001,
+    min_qty=0.001,
+    max_qty=1000.0,
+    min_price=556.8,
+    min_notional=50.0,
+)
+OLD = SymbolRules("OLDUSDT", base_asset="OLD", status="SETTLING", onboard_time=LISTED, delivery_time=ENDS)
+BTC_ROW = {
+    "symbol": "BTCUSDT",
+    "base_asset": "BTC",
+    "quote_asset": "USDT",
+    "contract_type": "PERPETUAL",
+    "status": "TRADING",
+    "onboard_time": LISTED,
+    "delivery_time": None,
+    "tick_size": 0.1,
+    "step_size": 0.001,
+    "min_qty": 0.001,
+    "max_qty": 1000.0,
+    "min_price": 556.8,
+    "min_notional": 50.0,
+    "first_time": None,
+    "last_time": None,
+}
+
+
+def path(lake: Path) -> Path:
+    return lake / "symbols" / "market=um" / "symbols.parquet"
+
+
+def test_nothing_is_stored_of_nothing(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    assert symbols.rows() == {}
+    assert symbols.update([], {}) is False
+    assert symbols.update([], {"BTCUSDT": TimeRange(1, 2)}) is False  # a life of a symbol that nobody knows
+    assert not path(tmp_path).exists()
+
+
+def test_rules_come_back_as_they_were_stored(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    assert symbols.update([BTC], {}) is True
+    assert symbols.rows() == Symbols(tmp_path, "um").rows() == {"BTCUSDT": BTC_ROW}
+    assert Symbols(tmp_path, "cm").rows() == {}
+
+
+def test_any_name_and_no_rules_at_all(tmp_path):
+    names = ["币安人生USDT", "1000PEPEUSDT", "BTCUSD_240628", "a b%c"]
+    Symbols(tmp_path, "um").update([SymbolRules(name) for name in names], {})
+    rows = Symbols(tmp_path, "um").rows()
+    assert list(rows) == sorted(names)
+    assert all(row == {**dict.fromkeys(BTC_ROW), "symbol": name} for name, row in rows.items())
+
+
+def test_the_same_again_does_not_touch_the_file(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    symbols.update([BTC, OLD], {"BTCUSDT": TimeRange(LISTED, LISTED + 60_000)})
+    before = path(tmp_path).stat().st_mtime_ns, path(tmp_path).stat().st_ino
+    assert symbols.update([OLD, BTC], {"BTCUSDT": TimeRange(LISTED, LISTED + 60_000)}) is False
+    assert (path(tmp_path).stat().st_mtime_ns, path(tmp_path).stat().st_ino) == before
+
+
+def test_who_vanishes_stays_and_who_changes_is_changed(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    symbols.update([BTC, OLD], {})
+    assert symbols.update([replace(BTC, tick_size=0.01)], {}) is True
+    rows = symbols.rows()
+    assert rows["BTCUSDT"] == {**BTC_ROW, "tick_size": 0.01}
+    assert rows["OLDUSDT"]["delivery_time"] == ENDS
+
+
+def test_what_the_exchange_no_longer_says_is_forgotten_but_not_the_life(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    symbols.update([BTC], {"BTCUSDT": TimeRange(LISTED + 5, ENDS)})
+    symbols.update([replace(BTC, max_qty=None)], {})
+    assert symbols.rows()["BTCUSDT"] == {**BTC_ROW, "max_qty": None, "first_time": LISTED + 5}
+
+
+@pytest.mark.parametrize(("status", "last"), [("TRADING", None), ("SETTLING", ENDS - 1), (None, ENDS - 1)])
+def test_only_a_contract_that_no_longer_trades_has_a_last_bar(tmp_path, status, last):
+    symbols = Symbols(tmp_path, "um")
+    symbols.update([replace(BTC, status=status)], {"BTCUSDT": TimeRange(LISTED, ENDS)})
+    row = symbols.rows()["BTCUSDT"]
+    assert (row["first_time"], row["last_time"]) == (LISTED, last)
+
+
+def test_merged_writes_nothing(tmp_path):
+    assert Symbols(tmp_path, "um").merged([BTC], {}) == {"BTCUSDT": BTC_ROW}
+    assert not path(tmp_path).exists()
+
+
+def test_times_are_without_zone_and_in_milliseconds(tmp_path):
+    Symbols(tmp_path, "um").update([OLD], {})
+    table = pq.ParquetFile(path(tmp_path)).read()
+    assert {str(table.schema.field(name).type) for name in ("onboard_time", "delivery_time", "first_time", "last_time")} == {
+        "timestamp[ms]"
+    }
+    assert table["delivery_time"][0].as_py().isoformat() == "2024-06-28T08:00:00"
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_the_bytes_do_not_depend_on_the_time_zone(tmp_path, zone):
+    code = """
+import sys
+from pathlib import Path
+from etl.load.symbols import Symbols
+from etl.model import SymbolRules
+Symbols(Path(sys.argv[1]), "um").update([SymbolRules("A", onboard_time=1682928000000)], {})
+"""
+    here, there = tmp_path / "here", tmp_path / "there"
+    Symbols(here, "um").update([SymbolRules("A", onboard_time=LISTED)], {})
+    subprocess.run([sys.executable, "-c", code, str(there)], env={**os.environ, "TZ": zone}, check=True, timeout=60)
+    assert path(here).read_bytes() == path(there).read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet", b"PAR1" + bytes(50) + b"PAR1"])
+def test_a_corrupt_file_is_an_error_that_names_it(tmp_path, content):
+    path(tmp_path).parent.mkdir(parents=True)
+    path(tmp_path).write_bytes(content)
+    with pytest.raises(LakeError, match=r"symbols\.parquet cannot be read"):
+        Symbols(tmp_path, "um").rows()
+
+
+def test_a_file_of_other_columns_is_an_error_that_names_it(tmp_path):
+    path(tmp_path).parent.mkdir(parents=True)
+    pq.write_table(pa.table({"symbol": ["A"]}), path(tmp_path))
+    with pytest.raises(LakeError, match=r"symbols\.parquet cannot be read"):
+        Symbols(tmp_path, "um").rows()
+
+
+@pytest.mark.parametrize(
+    ("known", "at", "lives"),
+    [
+        ({}, 5, True),
+        ({"onboard_time": 5}, 4, False),
+        ({"onboard_time": 5}, 5, True),
+        ({"onboard_time": 5, "first_time": 8}, 7, False),
+        ({"onboard_time": 9, "first_time": 8}, 8, True),
+        ({"delivery_time": 20}, 20, True),
+        ({"delivery_time": 20}, 21, False),
+        ({"delivery_time": 20, "last_time": 30}, 25, True),
+        ({"delivery_time": 20, "last_time": 15}, 16, False),
+        ({"first_time": 1, "last_time": 1}, 1, True),
+    ],
+)
+def test_a_life_lasts_from_the_first_bar_to_the_last_as_far_as_they_are_known(known, at, lives):
+    assert alive({**dict.fromkeys(BTC_ROW), **known}, at) is lives
+
+
+def test_text():
+    row = in_text({**BTC_ROW, "delivery_time": ENDS, "first_time": LISTED + 1})
+    assert row["onboard_time"] == "2023-05-01T08:00:00Z"
+    assert row["delivery_time"] == "2024-06-28T08:00:00Z"
+    assert row["first_time"] == "2023-05-01T08:00:00.001Z"
+    assert row["last_time"] is None
+    assert {name: row[name] for name in ("symbol", "tick_size", "status")} == {
+        "symbol": "BTCUSDT",
+        "tick_size": 0.1,
+        "status": "TRADING",
+    }
