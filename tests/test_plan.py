@@ -358,6 +358,13 @@ def test_a_stretch_in_which_no_bar_opens_needs_no_job():
     assert plan([Want(weekly, TimeRange(at("2024-01-01"), at("2025-01-06")), covered, first_row=0)], by_year, plenty) == ()
 
 
+def test_a_file_is_covered_from_its_beginning_also_where_no_bar_opens_there():
+    weekly = Series("um", "klines", "BTCUSDT", "1w")
+    first, second = plan([Want(weekly, span("2024-12-02", "2025-02-03"), first_row=0)], by_year, plenty)
+    assert [window.span for window in first.windows] == [span("2024-12-02", "2025-01-01")]
+    assert [(window.span, window.rows) for window in second.windows] == [(span("2025-01-01", "2025-02-03"), 4)]
+
+
 def test_what_is_known_to_be_empty_goes_to_the_file_of_the_first_bar():
     want = Want(BARS, span("2020-01-01", "2024-03-01"), first_bar=at("2022-05-05T12:34"), probed=True)
     jobs = plan([want], by_year, plenty)
@@ -464,6 +471,18 @@ def test_together_only_where_that_takes_fewer_requests(number, hours):
     jobs = plan(all_wants, by_year, plenty)
     assert sum(job.requests for job in jobs) <= requests_each(all_wants)
     assert sorted(one for job in jobs for one in job.series) == sorted(want.series for want in all_wants)
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(5, 5), (7, 1)])
+def test_six_windows_are_worth_it_for_seven_symbols(number, jobs):
+    assert len(plan(recent(number), by_year, plenty)) == jobs
+
+
+def test_together_all_that_each_one_misses():
+    hours = [f"2024-03-0{day}T{hour:02d}:01" for day in (1, 2) for hour in (0, 4, 8, 12, 16, 20)]
+    all_wants = [Want(funding(f"S{n}"), span(hours[0], hours[n % 6 + 6]), (span(hours[1], hours[5]),)) for n in range(60)]
+    job = only(plan(all_wants, by_year, plenty))
+    assert (job.windows[0].span.start, job.windows[-1].span.end) == (at(hours[0]), at(hours[11]))
 
 
 def test_who_misses_a_long_range_is_asked_for_alone():

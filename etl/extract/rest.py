@@ -131,7 +131,7 @@ class RestSource:
                 seen, stuck = np.union1d(seen, fresh), 0
                 denials = 0 if len(page) >= limit else 1  # a full page says nothing of the bars that it has no room for
             elif inside.all():
-                denials += 1
+                denials, stuck = denials + 1, 0
             else:
                 stuck += 1
                 if stuck == MAX_STUCK:
@@ -186,12 +186,13 @@ class RestSource:
                         f"{series}: {stuck} answers for {asked} were not about it; the exchange does not keep its protocol"
                     )
             else:
-                denials += 1
+                denials, stuck = denials + 1, 0
             heard.setdefault(answer, asked)
             overdue = _overdue(seen, asked)
             if not full and denials < (DENIALS if overdue else EXPECTED_DENIALS):
-                # What is overdue is asked for from the last settlement on: the page may have been cut.
-                last = max(time for time, _ in seen if time < asked.end) if overdue else asked.start
+                # After the second answer for the whole, what is overdue is asked for from the last settlement on: the page may
+                # have been cut.
+                last = max(time for time, _ in seen if time < asked.end) if denials >= EXPECTED_DENIALS else asked.start
                 pending.append((TimeRange(max(asked.start, last), asked.end), denials))
             elif len(keys) >= SHORTEST_CUT:
                 first, last = (int(pick(time for time, _ in keys)) for pick in (min, max))

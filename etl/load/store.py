@@ -64,8 +64,6 @@ class Store:
         try:
             about = json.loads(path.read_text())
             version, owner, stands = about["format"], about["network"], about["partition"]
-            if version == FORMAT and stands not in {"year", "month"}:
-                raise ValueError(f"no partition {stands!r} is known")
         except FileNotFoundError:
             return cls(root, layout)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -74,7 +72,9 @@ class Store:
             raise LakeError(f"{path} says format {version}, this version knows format {FORMAT}: use a newer version")
         if owner != network:
             raise UsageError(f"the lake at {root} holds data of {owner}, not of {network}: use another --lake for {network}")
-        return cls(root, str(stands))
+        if stands not in {"year", "month"}:
+            raise LakeError(f"{path} says partition {stands!r}, which is neither year nor month: restore it before going on")
+        return cls(root, stands)
 
     @property
     def exists(self) -> bool:

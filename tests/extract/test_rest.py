@@ -276,7 +276,7 @@ def test_a_window_brings_exactly_the_bars_there_are(case, spoiled):
     market, interval, opens, asked = case
     exchange = Exchange(market, opens, interval, spoil=spoilers(spoiled))
     assert ask(exchange, asked) == {stored_bar(time, interval) for time in opens if time in asked.span}
-    assert len(exchange.requests) <= 10 * (2 + len(spoiled))
+    assert len(exchange.requests) <= 50 * (1 + len(spoiled))  # up to eight holes are asked for one by one
     assert all(
         asked.span.start <= one.params["startTime"] <= one.params["endTime"] < asked.span.end for one in exchange.requests
     )
@@ -562,6 +562,17 @@ def test_a_window_brings_exactly_the_settlements_there_are(rows, data, market):
     end = start + data.draw(st.integers(1, 400)) * HOUR
     assert ask_funding(exchange, start, end) == rows_of(one for one in rows if start <= one[0] < end)
     assert len(exchange.requests) <= 20 + 8 * len(spoiled)
+
+
+@pytest.mark.parametrize("lie", LACKING)
+@pytest.mark.parametrize("overdue", [True, False])
+def test_one_page_that_lacks_a_settlement_is_not_believed(lie, overdue):
+    """Also where the end is missing several settlements, which alone would be asked for again."""
+    for count in (1, 2, 3, 5, 150):
+        settled = history((8, count))
+        exchange = Exchange(settlements=settled, spoil=spoilers({0: lie}))
+        end = settled[-1][0] + (3 * DAY if overdue else 1)
+        assert ask_funding(exchange, START, end) == rows_of(settled)
 
 
 @pytest.mark.parametrize("most", [100, 200, 500, 999])

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
@@ -211,7 +212,7 @@ def test_any_parquet_reader_finds_the_declared_columns(store):
 def test_the_bytes_do_not_depend_on_how_the_rows_lie_in_memory(beginning, cuts):
     rows = bars(range(YEAR.start, YEAR.start + 140_000 * MINUTE, MINUTE)).slice(beginning)
     edges = sorted({0, *(cut for cut in cuts if cut < len(rows)), len(rows)})
-    pieces = pa.concat_tables([rows.slice(a, b - a) for a, b in zip(edges, edges[1:], strict=False)])
+    pieces = pa.concat_tables([rows.slice(a, b - a) for a, b in pairwise(edges)])
     whole = rows.take(pa.array(range(len(rows))))
     assert encode(pieces, "{}").equals(encode(whole.combine_chunks(), "{}"))
 
@@ -335,7 +336,7 @@ def test_series_come_by_dataset_and_path_and_foreign_folders_are_no_series(store
 
 def test_a_second_spelling_that_differs_in_case_is_refused(store):
     replace(store, bars([YEAR.start]))
-    with pytest.raises(LakeError, match="symbol=btcusdt is not stored: .* symbol=BTCUSDT"):
+    with pytest.raises(LakeError, match=r"symbol=btcusdt is not stored: .* symbol=BTCUSDT"):
         replace(store, bars([]), at=partition(Series("um", "klines", "btcusdt", "1m")))
     assert [one.symbol for one in store.series()] == ["BTCUSDT"]
     replace(store, bars([]), at=partition(Series("um", "klines", "btcusdt", "5m")))  # another folder
@@ -410,9 +411,10 @@ def test_a_flipped_bit_never_changes_a_row_silently(tmp_path_factory, good_file,
     at, bit = data.draw(st.integers(0, len(good_file) - footer - 1)), data.draw(st.integers(0, 7))
     path.write_bytes(good_file[:at] + bytes([good_file[at] ^ (1 << bit)]) + good_file[at + 1 :])
     try:
-        assert store.rows(partition()).equals(whole)
-    except LakeError as error:
-        assert str(path) in str(error)
+        rows = store.rows(partition())
+    except LakeError:
+        return
+    assert rows.equals(whole)
 
 
 def rewritten(change=lambda about: about, rows: pa.Table | None = None, **options) -> bytes:
@@ -440,7 +442,6 @@ FOREIGN = {
     "a coverage without source": rewritten(lambda about: about | {"coverage": [{"start": 1, "end": 2, "checked": 0}]}),
     "holes that are no pairs": rewritten(lambda about: about | {"holes": [[1]]}),
     "no statistics": rewritten(write_statistics=False),
-    "no columns": rewritten(rows=pa.table({"x": pa.array([], pa.int64())}).select([])),
     "text for times": rewritten(rows=pa.table({"open_time": ["a"]})),
 }
 
@@ -458,11 +459,12 @@ def test_a_foreign_file_is_an_error_that_names_it(store, content):
 @pytest.mark.parametrize(
     "rows",
     [
+        pa.table({"x": pa.array([], pa.int64())}).select([]),
         bars([YEAR.start]).drop_columns(["close"]),
         bars([YEAR.start]).set_column(1, "open", pa.array(["text"])),
         bars([YEAR.start]).set_column(1, "open", pa.array([None], pa.float64())),
     ],
-    ids=["a column less", "text for numbers", "null for a number"],
+    ids=["no columns", "a column less", "text for numbers", "null for a number"],
 )
 def test_rows_of_another_shape_are_an_error_that_names_the_file(store, rows):
     path = put(store, rewritten(rows=rows))
@@ -551,9 +553,9 @@ def test_lake_json_may_be_no_folder(tmp_path):
 
 
 def test_a_second_writer_is_refused_and_told_who_writes(store):
-    with store.lock(), pytest.raises(LakeLocked, match=rf"process {os.getpid()} is writing to the lake .*--wait"):
-        with Store(store.root, "year").lock():
-            raise AssertionError("two writers")
+    refused = pytest.raises(LakeLocked, match=rf"process {os.getpid()} is writing to the lake .*--wait")
+    with store.lock(), refused, Store(store.root, "year").lock():
+        raise AssertionError("two writers")
     with store.lock():
         pass
 
@@ -575,9 +577,8 @@ def test_a_second_writer_may_wait(store):
 
 def test_waiting_has_an_end(store):
     pauses: list[float] = []
-    with store.lock(), pytest.raises(LakeLocked):
-        with store.lock(wait=0.01, sleep=lambda seconds: pauses.append(seconds) or None):
-            raise AssertionError("two writers")
+    with store.lock(), pytest.raises(LakeLocked), store.lock(wait=0.01, sleep=pauses.append):
+        raise AssertionError("two writers")
     assert pauses
 
 
@@ -589,9 +590,9 @@ def test_who_is_asked_to_stop_waits_no_longer(store):
         calls.append(seconds)
         return True
 
-    with store.lock(), pytest.raises(Cancelled):
-        with store.lock(wait=3600, sleep=stopped):
-            raise AssertionError("two writers")
+    cancelled = pytest.raises(Cancelled, match="stopped while another process was writing")
+    with store.lock(), cancelled, store.lock(wait=3600, sleep=stopped):
+        raise AssertionError("two writers")
     assert len(calls) == 1
 
 
@@ -633,8 +634,17 @@ def test_the_lock_of_a_killed_writer_is_free_and_what_it_left_goes(store):
 
 def test_a_lake_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    store = Store.open(tmp_path / "file", network="mainnet", layout="year")
-    with pytest.raises(LakeError, match="file"):
-        store.create("mainnet")
-    with pytest.raises(LakeError, match="file"), store.lock():
-        pass
+    with pytest.raises(LakeError, match=r"file/lake\.json"):
+        Store.open(tmp_path / "file", network="mainnet", layout="year")
+    for root in (tmp_path / "file", tmp_path / "file" / "lake"):
+        store = Store(root, "year")
+        with pytest.raises(LakeError, match="file"):
+            store.create("mainnet")
+        with pytest.raises(LakeError, match=r"cannot write to the lake .*file"), store.lock():
+            raise AssertionError("no lake, no lock")
+
+
+def test_what_is_in_the_way_of_the_lock_is_an_error_that_names_the_lake(store):
+    (store.root / ".lock").mkdir(parents=True)
+    with pytest.raises(LakeError, match="cannot write to the lake"), store.lock():
+        raise AssertionError("a folder is no lock")
