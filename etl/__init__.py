@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api import connect, load
     from .errors import BadAnswer, EtlError, LakeError, Refused, Rejected, Transient, UsageError
     from .extract.client import BinanceFuturesClient, int_2_timestamp, spread_in_ticks, timestamp_2_int
-    from .lake import connect, load
 
 __version__ = "0.1.0"
 
@@ -24,9 +24,9 @@ _HOMES = {
     "Rejected": ".errors",
     "Transient": ".errors",
     "UsageError": ".errors",
-    "connect": ".lake",
+    "connect": ".api",
     "int_2_timestamp": ".extract.client",
-    "load": ".lake",
+    "load": ".api",
     "spread_in_ticks": ".extract.client",
     "timestamp_2_int": ".extract.client",
 }

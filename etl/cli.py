@@ -190,7 +190,7 @@ def update(datasets: tuple[str, ...], lookback: str, **options: Any) -> None:
 @common
 def sql(query: str, form: Literal["table", "csv", "json", "parquet"], output: Path | None, **options: Any) -> None:
     """Run one query over the views; `-` reads it from stdin."""
-    from .load import query as querying  # noqa: PLC0415 - heavy
+    from .lake import query as querying  # noqa: PLC0415 - heavy
 
     settings = _settings(options)
     text = sys.stdin.read() if query == "-" else query

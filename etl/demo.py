@@ -15,8 +15,8 @@ import pyarrow as pa
 from . import registry, report
 from .config import Settings
 from .errors import EtlError, UsageError
-from .load import query
-from .load.store import Store
+from .lake import query
+from .lake.store import Store
 from .model import Series
 from .pipeline import Outcome, Pipeline, Progress, Selection
 from .ranges import DAY, iso, parse_time

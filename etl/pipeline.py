@@ -23,10 +23,10 @@ from .errors import Cancelled, EtlError, LakeError, Refused, SeriesFailed, Usage
 from .extract.conversation import Conversation
 from .extract.limits import WeightBudget
 from .extract.rest import RestSource
-from .load import views
-from .load.files import replace_file
-from .load.store import Store
-from .load.symbols import Symbols, alive, in_text
+from .lake import views
+from .lake.files import replace_file
+from .lake.store import Store
+from .lake.symbols import Symbols, alive, in_text
 from .model import Coverage, ExchangeInfo, Finding, Job, Partition, Receipt, Series
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union

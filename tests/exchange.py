@@ -8,7 +8,7 @@ from typing import Any
 
 from etl import config, registry
 from etl.config import Settings
-from etl.load.store import Store
+from etl.lake.store import Store
 from etl.model import Series
 from etl.sim.server import Simulator
 

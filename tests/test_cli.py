@@ -13,7 +13,7 @@ import pytest
 
 from etl import __version__
 from etl.cli import cli
-from etl.load.store import Store
+from etl.lake.store import Store
 from etl.model import Series
 from etl.ranges import parse_time
 from etl.sim.clock import Clock

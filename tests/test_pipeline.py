@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from etl.errors import Cancelled, Refused, UsageError
-from etl.load.store import Store
+from etl.lake.store import Store
 from etl.model import Series
 from etl.pipeline import Pipeline, Selection, Stop, status
 from etl.plan import closed_end

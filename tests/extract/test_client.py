@@ -323,9 +323,8 @@ def test_rows_that_were_not_asked_for_are_dropped_and_repeats_too(kit):
 
 def test_a_server_that_repeats_itself_for_ever_does_not_hold_us(kit):
     exchange = Exchange(kit, GRID, twist=lambda rows, number: [bar(GRID[0])])
-    with BinanceFuturesClient(base_url=exchange.server.url) as client:
-        with pytest.raises(BadAnswer, match="held other bars"):
-            client.get_klines("X", start=GRID[0])
+    with BinanceFuturesClient(base_url=exchange.server.url) as client, pytest.raises(BadAnswer, match="held other bars"):
+        client.get_klines("X", start=GRID[0])
     assert len(exchange.asked) < 10
 
 

@@ -1,4 +1,4 @@
-"""The lake from Python: `etl.connect` for SQL, `etl.load` for frames."""
+"""The lake from Python: `etl.connect` for SQL, `etl.lake` for frames."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import config
-from .load import query
+from .lake import query
 
 if TYPE_CHECKING:
     import duckdb

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from etl.errors import LakeError, UsageError
-from etl.load.query import connect, load, run, write_result
+from etl.lake.query import connect, load, run, write_result
 
 from .test_views import HOUR, KLINES, at, bar, fill, minutes, ms, settlement, write
 
@@ -436,7 +436,7 @@ def test_every_query_of_the_documentation_runs(tmp_path):
 CLIENT = """
 import sys
 from pathlib import Path
-from etl.load.query import connect, load, run, write_result
+from etl.lake.query import connect, load, run, write_result
 lake = Path(sys.argv[1])
 print(load(lake, "klines", "BTCUSDT", "1m", "2024-01-01", output="arrow").to_pylist()[::60])
 print(connect(lake).execute("SELECT open_time, bars FROM resample('BTCUSDT', '1m', '1d')").fetchall())

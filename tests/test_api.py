@@ -18,9 +18,9 @@ START = parse_time("2026-02-20")
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lake") / "lake"
-    with Simulator(GeneratedWorld(seed=6), clock=Clock(parse_time("2026-02-25T00:30"), frozen=True)) as exchange:
-        with Pipeline(settings(exchange, folder)) as pipeline:
-            outcome = pipeline.sync("backfill", [Selection("um", ("klines", "funding"), ("BTCUSDT",), ("1h",), START)])
+    clock = Clock(parse_time("2026-02-25T00:30"), frozen=True)
+    with Simulator(GeneratedWorld(seed=6), clock=clock) as exchange, Pipeline(settings(exchange, folder)) as pipeline:
+        outcome = pipeline.sync("backfill", [Selection("um", ("klines", "funding"), ("BTCUSDT",), ("1h",), START)])
     assert outcome.exit_code == 0
     return folder
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.errors import LakeError, UsageError
-from etl.load.views import catalog_sql, create_views, write_catalog
+from etl.lake.views import catalog_sql, create_views, write_catalog
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE

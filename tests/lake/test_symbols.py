@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from etl.errors import LakeError
-from etl.load.symbols import Symbols, alive, in_text
+from etl.lake.symbols import Symbols, alive, in_text
 from etl.model import SymbolRules
 from etl.ranges import TimeRange, parse_time
 
@@ -129,7 +129,7 @@ def test_the_bytes_do_not_depend_on_the_time_zone(tmp_path, zone):
     code = """
 import sys
 from pathlib import Path
-from etl.load.symbols import Symbols
+from etl.lake.symbols import Symbols
 from etl.model import SymbolRules
 Symbols(Path(sys.argv[1]), "um").update([SymbolRules("A", onboard_time=1682928000000)], {})
 """

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.errors import Cancelled, LakeError, LakeLocked, UsageError
-from etl.load.store import Store, Stored, encode
+from etl.lake.store import Store, Stored, encode
 from etl.model import Coverage, Partition, Series
 from etl.ranges import HOUR, MAX_TIME, MINUTE, TimeRange, parse_time
 from etl.registry import INTERVALS
@@ -229,7 +229,7 @@ WRITE = """
 import hashlib, sys
 from pathlib import Path
 import pyarrow as pa
-from etl.load.store import Store
+from etl.lake.store import Store
 from etl.model import Coverage, Partition, Series
 from etl.ranges import TimeRange, iso
 from etl.schema import arrow_schema
@@ -606,8 +606,8 @@ def test_an_error_frees_the_lock(store):
 HOLD = """
 import sys
 from pathlib import Path
-from etl.load.files import temporary
-from etl.load.store import Store
+from etl.lake.files import temporary
+from etl.lake.store import Store
 store = Store.open(Path(sys.argv[1]), network="mainnet", layout="year")
 with store.lock():
     temporary(store.root).write_bytes(b"half a file")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from etl.errors import LakeError
-from etl.load.files import publish, replace_file, temporary
+from etl.lake.files import publish, replace_file, temporary
 
 
 def left_over(lake: Path) -> list[str]:
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(tmp_path):
 import resource, signal, sys
 from pathlib import Path
 from etl.errors import LakeError
-from etl.load.files import replace_file
+from etl.lake.files import replace_file
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 lake = Path(sys.argv[1])
