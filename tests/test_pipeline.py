@@ -1,6 +1,7 @@
 """Whole runs in this process against the embedded exchange: what ends in the lake, what is asked, what is said."""
 
 import itertools
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -359,3 +360,20 @@ def test_memory_of_time_is_the_exchanges(world, tmp_path):
         run(exchange, tmp_path / "lake", select("klines", "BTCUSDT", "1m", NOW - 2 * HOUR - 30_000))
     times = [row[0] for row in stored(tmp_path / "lake", Series("um", "klines", "BTCUSDT", "1m"))]
     assert times[-1] == NOW - 30_000 - HOUR - MINUTE
+
+
+def test_the_announced_limit_is_kept_across_a_minute_of_the_exchange(world, tmp_path):
+    """More than one minute's weight: what the exchange counts in each of its minutes stays below the share."""
+    clock = Clock(parse_time("2026-03-01T12:29:56"))  # running: the minute ends in four seconds
+    with Simulator(world, clock=clock, weight_limit=100) as exchange:
+        outcome = run(exchange, tmp_path / "lake", select("klines", "BTCUSDT ETHUSDT", "1m", "2026-02-20", "2026-03-01"))
+        counters = exchange.counters()
+        minutes = Counter()
+        for request in exchange.requests:
+            minutes[request.time // MINUTE] += request.weight
+    assert outcome.exit_code == 0
+    assert outcome.rows_written == 2 * 9 * 1440
+    assert (counters["status_429"], counters["status_418"]) == (0, 0)
+    assert len(minutes) == 2
+    assert max(minutes.values()) <= 90
+    assert outcome.rows_written / outcome.weight > 230  # the thriftiest page, because weight is the brake
