@@ -432,6 +432,12 @@ def test_a_first_bar_where_one_was_looked_for_needs_no_second_answer():
     ]
 
 
+def test_an_answer_of_earlier_rows_alone_is_asked_again():
+    opens = range(START - 50 * DAY, START + 50 * DAY, HOUR)
+    exchange = Exchange("um", opens, "1h", spoil=spoilers({0: lambda *_: [bar(opens[0], "1h")]}))
+    assert source(exchange).first_bar(series_of(exchange), START) == START
+
+
 @pytest.mark.parametrize("market", ["um", "cm"])
 def test_rows_from_before_the_question_are_not_the_first_bar(market):
     opens = range(START - 50 * DAY, START + 50 * DAY, HOUR)
@@ -567,10 +573,10 @@ def test_a_window_brings_exactly_the_settlements_there_are(rows, data, market):
 @pytest.mark.parametrize("lie", LACKING)
 @pytest.mark.parametrize("overdue", [True, False])
 def test_one_page_that_lacks_a_settlement_is_not_believed(lie, overdue):
-    """Also where the end is missing several settlements, which alone would be asked for again."""
-    for count in (1, 2, 3, 5, 150):
+    """Also where the end is missing several settlements, which alone would be asked for again; and behind a full page."""
+    for count, number in ((1, 0), (2, 0), (3, 0), (5, 0), (150, 0), (1001, 0), (1001, 1)):
         settled = history((8, count))
-        exchange = Exchange(settlements=settled, spoil=spoilers({0: lie}))
+        exchange = Exchange(settlements=settled, spoil=spoilers({number: lie}))
         end = settled[-1][0] + (3 * DAY if overdue else 1)
         assert ask_funding(exchange, START, end) == rows_of(settled)
 
