@@ -199,8 +199,9 @@ class Pipeline:
             outcome.jobs = self._plan(wants, store)
             outcome.eta_s = self._eta(outcome.jobs)
             return outcome
-        store.create(network)
         with store.lock(wait, sleep=self._stop.wait):
+            store = Store.open(root, network=network, layout=layout)  # another writer may have made it meanwhile
+            store.create(network)
             wants = self._wants(store, asked, lookback, outcome)
             try:
                 self._run(outcome, store, wants)
@@ -357,9 +358,11 @@ class Pipeline:
 
     def _probe(self, wants: Sequence[Want], outcome: Outcome) -> list[Want]:
         """Ask for the first bar of every series of which nothing is known before what is missing; a failed one fails alone."""
+        answers = (1,) if outcome.dry_run else ()  # a plan may err; a run must not take one empty answer for the truth
 
         def probe(want: Want) -> Want:
-            return replace(want, first_bar=self._source.first_bar(want.series, want.missing[0].start), probed=True)
+            first = self._source.first_bar(want.series, want.missing[0].start, *answers)
+            return replace(want, first_bar=first, probed=True)
 
         probed: list[Want] = []
         futures = [self._pages.submit(probe, want) if want.needs_probe else None for want in wants]
@@ -385,11 +388,16 @@ class Pipeline:
     def _eta(self, jobs: Sequence[Job]) -> float:
         """Seconds: what the weight limits and the round trips allow, whichever takes longer."""
         weight: dict[str, int] = defaultdict(int)
+        settlements = 0
         for job in jobs:
-            weight[job.series[0].market] += job.weight
+            market, dataset = job.series[0].market, job.series[0].dataset
+            weight[market] += job.weight
+            if registry.dataset(dataset).endpoints[market].pool == "funding":
+                settlements += job.requests
         minutes = sum((total - 1) // self._minute_weight(market) for market, total in weight.items() if total)
+        windows = max(0, settlements - 1) // (registry.FUNDING_LIMIT * self.settings.weight_share)
         trips = sum(job.requests for job in jobs) * TYPICAL_LATENCY_S / self.settings.workers
-        return float(max(minutes * MINUTE / 1000, trips))
+        return float(max(minutes * MINUTE / 1000, windows * registry.FUNDING_WINDOW / 1000, trips))
 
     # Jobs
 

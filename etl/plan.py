@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 
 from . import registry
 from .model import Endpoint, Job, PageTier, Partition, Series, Window
-from .ranges import DAY, HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, subtract, union
+from .ranges import DAY, HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, subtract
 
 # Few pages in all: latency is the brake, take the largest page. That is so while the whole plan costs at most this share of one
 # minute's weight; beyond it weight is the brake, and the thriftiest page brings the most rows (binance-facts 11).
@@ -169,13 +169,14 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
         span = TimeRange(min(w.missing[0].start for w in together), max(w.missing[-1].end for w in together))
         cuts = [*range(span.start, span.end, SHARED_SPAN), span.end]
         windows = tuple(
-            Window(TimeRange(start, end), endpoint.max_limit, 2, 2 * endpoint.weight(1), len(together))
+            Window(TimeRange(start, end), endpoint.max_limit, 2, 2 * _price(endpoint), len(together))
             for start, end in pairwise(cuts)
         )
         places = tuple(place for want in together for place in partitions(want.series, span))
         jobs.append(Job(tuple(want.series for want in together), places, "rest", windows))
+    shared = {want.series for want in together}
     for want in wants:
-        if want not in together:
+        if want.series not in shared:
             missing = want.missing
             span = TimeRange(missing[0].start, missing[-1].end)
             windows = tuple(_settlement_window(want, endpoint, piece) for piece in missing)
@@ -183,20 +184,25 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
     return jobs
 
 
+def _price(endpoint: Endpoint) -> int:
+    """Weight of a page of settlements; nothing where they have a pool of their own."""
+    return endpoint.weight(endpoint.max_limit) if endpoint.pool == "weight" else 0
+
+
 def _settlement_window(want: Want, endpoint: Endpoint, span: TimeRange) -> Window:
     market = registry.market(want.series.market)
     rows = max(1, (span.end - max(span.start, market.first_time)) // TYPICAL_SETTLEMENT)
     requests = -(-rows // endpoint.max_limit) + 1  # the last page is the empty one that proves the end
-    return Window(span, endpoint.max_limit, requests, requests * endpoint.weight(1), rows)
+    return Window(span, endpoint.max_limit, requests, requests * _price(endpoint), rows)
 
 
 def _together(wants: Sequence[Want], endpoint: Endpoint) -> Sequence[Want]:
     """The series whose missing settlements are best asked for without symbol, window by window."""
     if not endpoint.without_symbol:
         return ()
-    recent = [w for w in wants if w.missing[-1].end - w.missing[0].start <= SHARED_LONGEST]
-    hull = union(span for want in recent for span in want.missing)
-    if not hull or hull[-1].end - hull[0].start > SHARED_LONGEST:
+    newest = max((want.missing[-1].end for want in wants), default=0)
+    recent = [want for want in wants if want.missing[0].start >= newest - SHARED_LONGEST]
+    if not recent:
         return ()
-    windows = -(-(hull[-1].end - hull[0].start) // SHARED_SPAN)
+    windows = -(-(newest - min(want.missing[0].start for want in recent)) // SHARED_SPAN)
     return recent if len(recent) > windows else ()

@@ -8,6 +8,7 @@ from typing import Any
 
 from .model import Finding, Job, Series
 from .ranges import TimeRange, iso
+from .text import padded, width
 
 # Bytes of a bar of JSON on the wire (binance-facts 11); settlements are about as long.
 BYTES_PER_ROW = 147
@@ -118,12 +119,12 @@ def gaps_text(gaps: Iterable[tuple[Series, TimeRange, str]], most: int = 20) -> 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
     """Aligned columns; those in `right` are flush right."""
     lines = [tuple(header), *(tuple(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(width(line[column]) for line in lines) for column in range(len(header))]
     flush_right = set(right)
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column in flush_right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            padded(cell, columns, right=column in flush_right)
+            for column, (cell, columns) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     )

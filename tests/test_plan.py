@@ -430,7 +430,7 @@ def test_settlements_of_one_series_are_one_job_over_all_its_files():
     assert [window.span for window in job.windows] == [span("2019-09-01", "2020-05-01"), span("2021-02-01", "2024-03-01")]
     assert {window.limit for window in job.windows} == {1000}
     # 243 and 1124 days at three settlements a day; the last page of each window is the one that proves the end.
-    assert [(window.rows, window.requests, window.weight) for window in job.windows] == [(729, 2, 2), (3372, 5, 5)]
+    assert [(window.rows, window.requests, window.weight) for window in job.windows] == [(729, 2, 0), (3372, 5, 0)]
     assert (job.life, job.empty) == (ALWAYS, ())
 
 
@@ -451,7 +451,7 @@ def test_a_short_range_of_many_symbols_is_asked_for_together():
     assert [window.span.end - window.span.start for window in job.windows] == [4 * HOUR] * 6
     assert (job.windows[0].span.start, job.windows[-1].span.end) == (at("2024-03-01T00:01"), at("2024-03-02T00:01"))
     assert all(one.span.end == other.span.start for one, other in pairwise(job.windows))
-    assert {(window.limit, window.requests, window.weight) for window in job.windows} == {(1000, 2, 2)}
+    assert {(window.limit, window.requests, window.weight) for window in job.windows} == {(1000, 2, 0)}
 
 
 def test_what_ends_within_a_window_is_asked_for_to_its_end():

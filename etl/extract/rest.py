@@ -69,12 +69,12 @@ class RestSource:
             for future in futures:
                 future.cancel()
 
-    def first_bar(self, series: Series, start: int) -> int | None:
-        """The open of the first bar at or after `start`, None if there is none yet; one row where the market pages forward."""
+    def first_bar(self, series: Series, start: int, denials: int = DENIALS) -> int | None:
+        """The open of the first bar at or after `start`, None if so many answers held none; one row where pages go forward."""
         market = registry.market(series.market)
         if not market.newest_first:
             # startTime=0 counts as "not given" on some endpoints (binance-facts 1.6).
-            for _ in range(DENIALS):
+            for _ in range(denials):
                 found = _times(series, self.page(series, TimeRange(max(start, 1), MAX_TIME), 1, bounded=False))
                 if (found >= start).any():
                     return int(found[found >= start].min())

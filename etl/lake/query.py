@@ -10,7 +10,6 @@ import json
 import re
 import secrets
 import tempfile
-import unicodedata
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from itertools import chain
@@ -28,6 +27,7 @@ from .. import registry
 from ..errors import EtlError, LakeError, UsageError
 from ..model import Series
 from ..ranges import from_datetime, parse_time, to_datetime
+from ..text import padded, width
 from .store import Store
 from .views import MACROS, VIEWS, catalog_sql, create_views, pattern, quoted
 
@@ -201,9 +201,14 @@ def _write_table(result: Result, out: BinaryIO, limit: int | None, notes: TextIO
         lines = [row[-1].rstrip() for row in shown]
     else:
         shown = [[_printable(cell) for cell in row] for row in (result.schema.names, *shown)]
-        widths = [max(map(_width, column)) for column in zip(*shown, strict=True)]
+        widths = [max(map(width, column)) for column in zip(*shown, strict=True)]
         right = [_is_number(field.type) for field in result.schema]
-        lines = [" | ".join(map(_aligned, row, widths, right)).rstrip() for row in shown]
+        lines = [
+            " | ".join(
+                padded(cell, columns, right=flush) for cell, columns, flush in zip(row, widths, right, strict=True)
+            ).rstrip()
+            for row in shown
+        ]
         lines.insert(1, "-+-".join("-" * width for width in widths))
     out.write("".join(f"{line}\n" for line in lines).encode())
     if notes is not None and limit is not None and total > limit:
@@ -343,16 +348,6 @@ def _cells(column: pa.Array) -> list[str]:
 def _printable(text: str) -> str:
     """The text on one line, without what a terminal would obey."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _width(text: str) -> int:
-    """Columns on a terminal: East Asian wide characters take two, combining ones none."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _aligned(text: str, width: int, right: bool) -> str:  # noqa: FBT001 - used with map
-    padding = " " * (width - _width(text))
-    return padding + text if right else text + padding
 
 
 def _check(connection: duckdb.DuckDBPyConnection, sql: str, tables: set[str]) -> bool:

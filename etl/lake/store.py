@@ -65,6 +65,8 @@ class Store:
             about = json.loads(path.read_text())
             version, owner, stands = about["format"], about["network"], about["partition"]
         except FileNotFoundError:
+            if any((root / dataset).exists() for dataset in registry.DATASETS):
+                raise LakeError(f"{root} holds data but no lake.json, which says what the lake is: restore it") from None
             return cls(root, layout)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LakeError(f"{path} cannot be read ({error}); it says what the lake is: restore it before going on") from error
@@ -142,6 +144,8 @@ class Store:
         with _reading(path):
             metadata = pq.read_metadata(path)
             about = json.loads((metadata.metadata or {})[FOOTER_KEY])
+            if {name: about[name] for name in series.as_dict()} != series.as_dict():
+                raise ValueError(f"it says that it belongs to {about['symbol']} {about['interval']}")
             column = dataset.columns.index(next(c for c in dataset.columns if c.name == dataset.time_column))
             first = last = None
             for group in range(metadata.num_row_groups if metadata.num_rows else 0):

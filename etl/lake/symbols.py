@@ -47,6 +47,9 @@ class Symbols:
     def merged(self, rules: Iterable[SymbolRules], lives: Mapping[str, TimeRange]) -> dict[str, Row]:
         """The stored rows with the present rules, and the known lives (first to last bar), over them."""
         rows = {symbol: dict(row) for symbol, row in self.rows().items()}
+        for row in rows.values():
+            if row["status"] == "TRADING":
+                row["status"] = None  # so it was; whether it still does, only the present rules can say
         for rule in rules:
             row = rows.setdefault(rule.symbol, dict.fromkeys(SCHEMA.names))
             row.update({name: getattr(rule, name) for name in (*_TEXT, *_TIMES, *_NUMBERS)})
