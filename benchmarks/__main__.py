@@ -9,8 +9,9 @@ the others one Parquet file) is compared with the exchange row by row; only righ
     python -m benchmarks --wide       sixty symbols, one month
     python -m benchmarks --recent     two days up to now: who stores the bar that is still open?
 
-Contestants take turns. The figures are those of the best turn, `median s` is of all; `× etl` is the ratio of rows/s. Ratios
-within one run are worth more than figures, and nothing is worth much on a machine that is busy.
+Contestants take turns, `--repeat` each; those that sleep of their own accord only one, because their sleep decides. The figures
+are those of the best turn (429, peak MB, missing, wrong and open of the worst), `median s` is of all; `× etl` is the ratio of
+rows/s. Ratios within one run are worth more than figures, and nothing is worth much on a machine that is busy.
 
 The limit counts by calendar minute, so the second at which a run starts (`--phase`) decides how soon it may spend a second
 minute's weight. Where the work needs several minutes, the table is followed by what these minutes allow at best.
@@ -42,12 +43,13 @@ from .race import WEIGHT_LIMIT, WEIGHT_SHARE, Scenario, race
 SCENARIOS = {
     "quick": Scenario("one symbol, 1m, three months", 1, "2026-08-01", "2026-11-01", peers=True),
     "long": Scenario("two symbols, 1m, twelve months", 2, "2025-11-01", "2026-11-01", peers=False),
-    "wide": Scenario("sixty symbols, 1m, one month", 60, "2026-10-01", "2026-11-01", peers=False),
+    "wide": Scenario("sixty symbols, 1m, one month", 60, "2026-09-01", "2026-10-01", peers=False),
     "recent": Scenario("one symbol, 1m, two days up to now", 1, "2026-11-19", "2026-11-21", peers=True, frozen=True),
 }
 
 # heading → how a summary shows it
 TABLE = {
+    "turns": "{turns}",
     "best s": "{wall_s:.1f}",
     "median s": "{median_s:.1f}",
     "rows/s": "{rows_per_s:,.0f}",
@@ -91,16 +93,24 @@ def compete(scenario: Scenario, names: Sequence[str], repeat: int, phase: int) -
     with tempfile.TemporaryDirectory(prefix="bench-") as root:
         for name in names:  # untimed and small: who comes first must not pay for reading the libraries from disk
             race(name, SCENARIOS["recent"], phase, Path(tempfile.mkdtemp(dir=root)))
-        turns = [(name, Path(tempfile.mkdtemp(dir=root))) for _ in range(repeat) for name in names]
+        turns = [
+            (name, Path(tempfile.mkdtemp(dir=root)))
+            for turn in range(repeat)
+            for name in names
+            if turn == 0 or name not in PEERS or not PEERS[name].paced
+        ]
         runs = []
         for name, folder in turns:
             runs.append(race(name, scenario, phase, folder))
             print(f"{name}: {runs[-1]['wall_s']:.1f} s {runs[-1]['error']}", file=sys.stderr)
-        times = [parse_time(text) for text in (scenario.start, scenario.end, scenario.clock)]
+        outputs = [folder / "output" for _, folder in turns]
+        start, end, now = (parse_time(text) for text in (scenario.start, scenario.end, scenario.clock))
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # judge.py says why
-            verdicts = pool.submit(judge, runs[0]["symbols"], *times, [folder / "output" for _, folder in turns]).result()
-    judged = [run | verdict for run, verdict in zip(runs, verdicts, strict=True)]
-    summaries = {name: _summary(judged[index :: len(names)]) for index, name in enumerate(names)}
+            verdicts = pool.submit(judge, runs[0]["symbols"], start, end, now, outputs).result()
+    judged: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for (name, _), run, verdict in zip(turns, runs, verdicts, strict=True):
+        judged[name].append(run | verdict)
+    summaries = {name: _summary(done) for name, done in judged.items()}
     for one in summaries.values():
         one["ratio"] = one["rows_per_s"] / (summaries["etl"]["rows_per_s"] or 1)
     weight, seconds = scenario.least(phase)
@@ -108,19 +118,29 @@ def compete(scenario: Scenario, names: Sequence[str], repeat: int, phase: int) -
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best run, with the median of the wall clocks and all of them beside it."""
+    """The best run with the median of the wall clocks; what must not happen is taken from the worst one."""
     best = max(runs, key=lambda run: run["right"] / run["wall_s"])
+    worst = {name: max(run[name] for run in runs) for name in ("refused", "peak_mb", "missing", "wrong", "open")}
+    failed = next((run for run in runs if run["exit_code"]), best)
     walls = [run["wall_s"] for run in runs]
-    rates = {"rows_per_s": best["right"] / best["wall_s"], "rows_per_weight": best["right"] / max(1, best["weight"])}
-    return best | rates | {"median_s": median(walls), "walls_s": walls}
+    return {
+        **best,
+        **worst,
+        "exit_code": failed["exit_code"],
+        "error": failed["error"],
+        "rows_per_s": best["right"] / best["wall_s"],
+        "rows_per_weight": best["right"] / max(1, best["weight"]),
+        "median_s": median(walls),
+        "walls_s": walls,
+        "turns": len(walls),
+    }
 
 
 def _text(result: dict[str, Any]) -> str:
     found: dict[str, dict[str, Any]] = result["contestants"]
     lines = [["", *TABLE], *([name, *(cell.format_map(one) for cell in TABLE.values())] for name, one in found.items())]
     first, *rest = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    turns = len(next(iter(found.values()))["walls_s"])
-    text = [f"{result['title']}, {result['start']} … {result['end']}; best of {turns}", ""]
+    text = [f"{result['title']}, {result['start']} … {result['end']}", ""]
     text += ["  ".join([name.ljust(first), *map(str.rjust, cells, rest)]) for name, *cells in lines]
     text += ["", *(f"{name}: {PEERS[name].how}" for name in found if name in PEERS)]
     text += [

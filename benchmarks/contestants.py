@@ -25,6 +25,8 @@ class Peer(NamedTuple):
     package: str
     how: str
     connect: Callable[[str], Fetch]
+    paced: bool = True
+    """Whether it sleeps of its own accord, which decides how long it takes."""
 
 
 def _ccxt(url: str, **options: Any) -> Fetch:
@@ -77,7 +79,10 @@ PEERS = {
         partial(_binance, plain=False),
     ),
     "python-binance loop": Peer(
-        "python-binance", "futures_klines in a plain loop with limit=1500: no pace, no retry", partial(_binance, plain=True)
+        "python-binance",
+        "futures_klines in a plain loop with limit=1500: no pace, no retry",
+        partial(_binance, plain=True),
+        paced=False,
     ),
 }
 

@@ -41,7 +41,7 @@ def judge(symbols: Sequence[str], start: int, end: int, now: int, outputs: Seque
 
 
 def _stored(output: Path, symbol: str) -> pd.DataFrame:
-    """The rows of a lake's folder or of a peer's file, times as ms UTC."""
+    """The rows of a lake's folder or of a peer's file, all numbers, times as ms UTC."""
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -49,14 +49,15 @@ def _stored(output: Path, symbol: str) -> pd.DataFrame:
     files = output.glob(f"klines/market=um/interval=1m/symbol={symbol}/*.parquet") if output.is_dir() else [output]
     tables = [pq.ParquetFile(file).read() for file in sorted(files) if file.exists()]
     if not tables:
-        return pd.DataFrame({"open_time": []}, dtype="int64")
-    rows = pa.concat_tables(tables).to_pandas()
-    rows = rows[rows.pop("symbol") == symbol] if "symbol" in rows else rows
-    return rows.assign(**{name: rows[name].astype("datetime64[ms]").astype("int64") for name in rows.filter(like="_time")})
+        return pd.DataFrame({"open_time": []}, dtype=float)
+    table = pa.concat_tables(tables)
+    types = [pa.int64() if pa.types.is_timestamp(field.type) else field.type for field in table.schema]
+    rows: pd.DataFrame = table.cast(pa.schema(zip(table.column_names, types, strict=True))).to_pandas()
+    return (rows[rows.pop("symbol") == symbol] if "symbol" in rows else rows).astype(float)
 
 
 def _compare(truth: pd.DataFrame, stored: pd.DataFrame, now: int) -> dict[str, int]:
     running = int((stored["open_time"] + MINUTE > now).sum())
-    right = len(stored.drop_duplicates("open_time").astype(float).merge(truth, how="inner", on=list(stored.columns)))
+    right = len(stored.drop_duplicates("open_time").merge(truth, how="inner", on=list(stored.columns)))
     missing = len(truth) - int(truth["open_time"].isin(stored["open_time"]).sum())
     return {"right": right, "missing": missing, "wrong": len(stored) - right - running, "open": running}

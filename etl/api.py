@@ -1,4 +1,4 @@
-"""The lake from Python: `etl.connect` for SQL, `etl.lake` for frames."""
+"""The lake from Python: `etl.connect` for SQL, `etl.load` for frames."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load(
 ) -> Any:
     """The stored rows of one series with start <= time < end (UTC), sorted and unique, in the columns of the view.
 
-    A pandas DataFrame with tz-aware UTC times, or with output="arrow" a pyarrow Table with zone-less ones. EtlError, with the
+    A pandas DataFrame, or with output="arrow" a pyarrow Table, both with tz-aware UTC times. EtlError, with the
     symbols that there are, for a series that is not stored.
     """
     return query.load(_lake(lake), dataset, symbol, interval, start, end, market=market, output=output)

@@ -68,14 +68,23 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> int | Non
     return None if value is None or value == "now" else parse_time(value)
 
 
-def _duration(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    """A duration in seconds; `forever` is --wait without a value."""
-    if value is None:
-        return None
+def _wait(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """Seconds to wait for the lock; `forever` is --wait without a value."""
+    if value is None or value == "forever":
+        return None if value is None else float("inf")
     try:
-        return float("inf") if value == "forever" else max(0.0, float(value))
+        return max(0.0, float(value))
     except ValueError:
         return parse_duration(value) / 1000
+
+
+def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """A duration in seconds, longer than nothing."""
+    if value is None:
+        return None
+    if (seconds := parse_duration(value) / 1000) == 0:
+        raise UsageError("--max-duration must be longer than nothing, for example 50m")
+    return min(seconds, threading.TIMEOUT_MAX)
 
 
 common = _stack(
@@ -101,9 +110,9 @@ span = _stack(
 writing = _stack(
     click.option("--dry-run", is_flag=True, help="Print the plan and its cost, write nothing."),
     click.option(
-        "--wait", is_flag=False, flag_value="forever", callback=_duration, metavar="SECONDS", help="Wait for the lake's lock."
+        "--wait", is_flag=False, flag_value="forever", callback=_wait, metavar="[SECONDS]", help="Wait for the lake's lock."
     ),
-    click.option("--max-duration", callback=_duration, metavar="TIME", help="Stop cleanly after that time, e.g. 50m."),
+    click.option("--max-duration", callback=_seconds, metavar="TIME", help="Stop cleanly after that time, e.g. 50m."),
     click.option("--weight-share", type=float, help="Share of the exchange's weight limit to use."),
     click.option("--workers", type=int, help="Concurrent requests."),
     click.option(
@@ -163,24 +172,23 @@ def backfill(datasets: tuple[str, ...], **options: Any) -> None:
 @writing
 @common
 def update(datasets: tuple[str, ...], lookback: str, **options: Any) -> None:
-    """Bring every series in the lake, and those of config/universe.toml, up to the last closed bar."""
+    """Bring every series in the lake, and those of config/universe.toml, up to the last closed bar.
+
+    A series begins where it was first asked for. DATASETS, --market, --symbols and --interval narrow both.
+    """
     from .pipeline import Selection  # noqa: PLC0415 - heavy
 
     _check_names(datasets, options)
-
-    def chosen(series: Series) -> bool:
-        return (
-            (not datasets or series.dataset in datasets)
-            and options["market"] in {None, series.market}
-            and (not options["symbols"] or series.symbol in options["symbols"])
-            and (not options["intervals"] or series.interval in {None, *options["intervals"]})
-        )
-
     path = config.universe_path(Path.cwd())
-    entries = config.load_universe(path) if path else ()
-    narrowed = bool(datasets or options["symbols"] or options["intervals"] or options["market"])
-    selections = [Selection(e.market, e.datasets, e.symbols, e.intervals, e.start) for e in entries if not narrowed]
-    _sync("update", options, selections, stored=chosen, lookback=parse_duration(lookback))
+    selections = [
+        Selection(entry.market, kept, symbols, intervals, entry.start)
+        for entry in (config.load_universe(path) if path else ())
+        if (kept := _narrowed(entry.datasets, datasets))
+        and (symbols := _narrowed(entry.symbols, options["symbols"]))
+        and (intervals := _narrowed(entry.intervals, options["intervals"]))
+        and options["market"] in {None, entry.market}
+    ]
+    _sync("update", options, selections, stored=_chosen(datasets, options), lookback=parse_duration(lookback))
 
 
 @cli.command()
@@ -191,8 +199,10 @@ def update(datasets: tuple[str, ...], lookback: str, **options: Any) -> None:
 def sql(query: str, form: Literal["table", "csv", "json", "parquet"], output: Path | None, **options: Any) -> None:
     """Run one query over the views; `-` reads it from stdin."""
     from .lake import query as querying  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
 
     settings = _settings(options)
+    existing(settings)  # the lake is there, and of the network that the settings name
     text = sys.stdin.read() if query == "-" else query
     if options["as_json"]:
         form = "json"
@@ -212,46 +222,37 @@ def sql(query: str, form: Literal["table", "csv", "json", "parquet"], output: Pa
 
 
 @cli.command()
-@click.option("--max-lag", metavar="TIME", help="Exit 1 if a series lags more than this, e.g. 2d.")
+@click.argument("datasets", nargs=-1)
+@selection
+@click.option("--max-lag", metavar="TIME", help="Exit 1 if a series lags more than this behind this machine's clock, e.g. 2d.")
 @click.option("--rebuild", is_flag=True, help="Write the catalog anew from the lake alone.")
 @common
-def status(max_lag: str | None, *, rebuild: bool, **options: Any) -> None:
-    """Say what is stored: per series first, last, rows, missing, lag, bytes, sources."""
+def status(datasets: tuple[str, ...], max_lag: str | None, *, rebuild: bool, **options: Any) -> None:
+    """Say what is stored: per series first, last, rows, missing, lag, bytes, sources.
+
+    The lag is counted from the end of the last bar to now, or to the end of a contract that is over.
+    """
     from . import pipeline  # noqa: PLC0415 - heavy
 
+    _check_names(datasets, options)
     settings = _settings(options)
     store = pipeline.existing(settings)
     if rebuild:
         pipeline.rebuild(store)
-    rows = pipeline.status(store, int(time.time() * 1000))
-    late: list[dict[str, Any]] = []
+    rows = pipeline.status(store, int(time.time() * 1000), _chosen(datasets, options))
+    wrong = [f"{row['dataset']} {row['symbol']} cannot be read: {row['error']}" for row in rows if "error" in row]
     if max_lag is not None:
         limit = parse_duration(max_lag) // 1000
-        late = [row for row in rows if row["lag_s"] is None or row["lag_s"] > limit]
+        late = sorted((row for row in rows if (row["lag_s"] or 0) > limit), key=lambda row: -row["lag_s"])
+        wrong += [f"{len(late)} of {len(rows)} series lag more than {max_lag}, most: {_series(late[0])}"] if late else []
     if options["as_json"]:
-        _print_json({"series": rows} | ({"exit_code": 1} if late else {}))
+        failure = {"error": {"type": "EtlError", "message": "; ".join(wrong)}, "exit_code": 1} if wrong else {}
+        _print_json({"series": rows, **failure})
     else:
-        columns = (
-            "market",
-            "dataset",
-            "symbol",
-            "interval",
-            "first",
-            "last",
-            "rows",
-            "expected",
-            "missing",
-            "lag_s",
-            "bytes",
-            "sources",
-        )
-        click.echo(report.records(rows, columns))
-    if late:
-        worst = max(late, key=lambda row: row["lag_s"] or 0)
-        log.error(
-            "%d of %d series lag more than %s, most: %s %s", len(late), len(rows), max_lag, worst["dataset"], worst["symbol"]
-        )
-        sys.exit(1)
+        click.echo(report.records(rows, ("market", "dataset", "symbol", "interval", *pipeline.STATUS)))
+    for message in wrong:
+        log.error(message)
+    sys.exit(1 if wrong else 0)
 
 
 @cli.command()
@@ -290,8 +291,10 @@ def quote(symbol: str, market: str, **options: Any) -> None:
     from .extract.client import spread_in_ticks  # noqa: PLC0415 - heavy
 
     with _client(market, options) as client:
+        rules = client.get_symbol_info(symbol)  # first: it knows which symbols there are
         price = client.get_best_price(symbol)
-        rules = client.get_symbol_info(symbol)
+    if not price["bid"] or not price["ask"]:
+        log.warning("%s has no quotes: its status is %s", symbol, rules["status"].iloc[0])
     moment = price["time"]
     row = {
         **price,
@@ -312,10 +315,16 @@ def quote(symbol: str, market: str, **options: Any) -> None:
 @common
 def depth(symbol: str, limit: int, market: str, **options: Any) -> None:
     """Print the order book as a ladder, best prices in the middle."""
+    from .extract.client import depth_limits  # noqa: PLC0415 - heavy
+
+    sizes = [size for size in depth_limits(registry.market(market).name) if size >= limit > 0]
+    if not sizes:
+        raise UsageError(f"--limit {limit} is not in 1 … {max(depth_limits(market))}")
     with _client(market, options) as client:
-        book = client.get_order_book(symbol, limit=limit)
+        client.get_symbol_info(symbol)  # refuses what is not listed
+        book = client.get_order_book(symbol, limit=sizes[0])
         now = client.get_server_time()
-    sides = {side: book[side][["price", "qty"]].to_numpy().tolist() for side in ("bids", "asks")}
+    sides = {side: book[side][["price", "qty"]].head(limit).to_numpy().tolist() for side in ("bids", "asks")}
     if options["as_json"]:
         _print_json({"symbol": symbol, "time": iso(from_datetime(now.to_pydatetime())), **sides})
         return
@@ -355,7 +364,8 @@ def demo(**options: Any) -> None:
     if options["as_json"]:
         raise UsageError("the demo is for people; it has no JSON document")
     settings = _settings({**options, "quiet": not options["verbose"]})
-    showing.run(settings, click.echo, lambda: _progress(settings, quiet=options["quiet"] or not sys.stderr.isatty()))
+    lake = Path(options["lake"]) if options["lake"] else None
+    showing.run(settings, click.echo, lambda: _progress(settings, quiet=options["quiet"] or not sys.stderr.isatty()), lake)
 
 
 # What the commands share
@@ -368,6 +378,32 @@ def _check_names(datasets: Sequence[str], options: dict[str, Any]) -> None:
         registry.interval(name)
     if options["market"] is not None:
         registry.market(options["market"])
+
+
+def _narrowed(kept: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """What of `kept` is wanted; everything where nothing is named, and whatever is wanted where all are kept."""
+    if not wanted or set(wanted) & {"all", "ever"}:
+        return kept
+    return wanted if "all" in kept else tuple(name for name in kept if name in wanted)
+
+
+def _chosen(datasets: Sequence[str], options: dict[str, Any]) -> Callable[[Series], bool]:
+    """Whether the selection options mean a stored series; `all` and `ever` mean each."""
+    symbols = set(options["symbols"])
+
+    def chosen(series: Series) -> bool:
+        return (
+            (not datasets or series.dataset in datasets)
+            and options["market"] in {None, series.market}
+            and (not symbols or bool(symbols & {"all", "ever", series.symbol}))
+            and (not options["intervals"] or series.interval in {None, *options["intervals"]})
+        )
+
+    return chosen
+
+
+def _series(row: dict[str, Any]) -> str:
+    return " ".join(row[key] for key in ("market", "dataset", "symbol", "interval") if row[key])
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -409,10 +445,13 @@ def _sync(
         )
     if outcome.dry_run:
         if options["as_json"]:
-            _print_json(report.plan_json(outcome.jobs, outcome.eta_s))
+            document = report.plan_json(outcome.jobs, outcome.eta_s)
+            _print_json({**document, **_failures(outcome)})
         else:
             click.echo(report.plan_text(outcome.jobs, outcome.eta_s))
-        sys.exit(0)
+        for series, error in outcome.failed:
+            log.error("%s cannot be planned: %s", series, error)
+        sys.exit(outcome.exit_code)
     if options["as_json"]:
         _print_json(_outcome_json(outcome))
     _say_outcome(outcome)
@@ -429,13 +468,20 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "elapsed_s": round(outcome.elapsed_s, 3),
         "gaps": [{**report.span_json(gap.series, gap.span), "verdict": gap.verdict} for gap in outcome.gaps],
         "changed": [report.finding_json(finding) for finding in outcome.changed],
+        **_failures(outcome),
+    }
+    return document
+
+
+def _failures(outcome: Outcome) -> dict[str, Any]:
+    failures: dict[str, Any] = {
         "failed": [{**series.as_dict(), "error": str(error)} for series, error in outcome.failed],
         "exit_code": outcome.exit_code,
     }
     if outcome.exit_code:
         error = outcome.stopped or SeriesFailed(f"{len(outcome.failed)} series failed; what could be fetched is stored")
-        document["error"] = {"type": type(error).__name__, "message": str(error)}
-    return document
+        failures["error"] = {"type": type(error).__name__, "message": str(error)}
+    return failures
 
 
 def _say_outcome(outcome: Outcome) -> None:
@@ -465,15 +511,19 @@ def _stoppable(max_duration: float | None) -> Iterator[Stop]:
     from .pipeline import Stop  # noqa: PLC0415 - heavy
 
     stop = Stop()
+    signals: list[int] = []
 
     def ask(exit_code: int, why: str) -> None:
+        if stop.is_set():
+            return
         log.warning("%s: what is under way is finished or dropped, what is done stays", why)
         stop.exit_code = exit_code
         stop.set()
 
     def signalled(number: int, _: object) -> None:
-        if stop.is_set():
+        if signals:
             os._exit(128 + number)
+        signals.append(number)
         ask(128 + number, "stopping, once more ends it at once")
 
     before = {number: signal.signal(number, signalled) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -545,6 +595,13 @@ def main() -> NoReturn:
         sys.exit(0)
     except EtlError as error:
         _fail(error, error.exit_code, as_json=as_json)
+    except Exception as error:
+        if log.isEnabledFor(logging.DEBUG):
+            raise
+        told = EtlError(
+            f"unexpected {type(error).__name__}: {error}; this is a bug: run again with -v and report what it prints"
+        )
+        _fail(told, EtlError.exit_code, as_json=as_json)
 
 
 def _fail(error: EtlError, exit_code: int, *, as_json: bool) -> NoReturn:

@@ -19,11 +19,15 @@ from .lake import query
 from .lake.store import Store
 from .model import Series
 from .pipeline import Outcome, Pipeline, Progress, Selection
+from .plan import closed_end
 from .ranges import DAY, iso, parse_time
 from .sim.clock import Clock
 from .sim.faults import Faults
 from .sim.market import GeneratedWorld
 from .sim.server import Simulator
+
+# Says that a folder was made by a demo and may be cleared by the next one.
+MARK = ".demo"
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 START = parse_time("2026-01-01")
@@ -69,13 +73,16 @@ class Mismatch(EtlError):
     """The lake differs from the exchange."""
 
 
-def run(settings: Settings, say: Callable[[str], object], progress: Callable[[], Progress]) -> None:
-    """Run the demo into a lake of its own beside the configured one; Mismatch if a row differs from the exchange's."""
-    lake = settings.lake.parent / "demo"
+def run(settings: Settings, say: Callable[[str], object], progress: Callable[[], Progress], lake: Path | None = None) -> None:
+    """Run the demo into `lake`, by default `demo` beside the configured one; Mismatch if a row differs from the exchange's.
+
+    UsageError if something is there already that no earlier demo made.
+    """
+    lake = settings.lake.parent / "demo" if lake is None else lake
     _clear(lake)
     started = time.monotonic()
     world = GeneratedWorld(seed=1)
-    with Simulator(world, clock=Clock(NOW), faults=Faults(FAULTS), latency_ms=5) as exchange:
+    with Simulator(world, clock=Clock(NOW, frozen=True), faults=Faults(FAULTS), latency_ms=5) as exchange:
         say(f"The embedded exchange is at {exchange.url}: invented prices, real protocol, and a bad day (resets, 503, 429, …)")
         settings = replace(
             settings,
@@ -96,7 +103,8 @@ def run(settings: Settings, say: Callable[[str], object], progress: Callable[[],
         say(_told(_sync(settings, progress(), "update", [], lookback=DAY)))
         say(f"   the exchange injected {_injected(exchange)} faults in all")
         say("\n3. compare the lake with the exchange, row by row and field by field")
-        say(f"   {_compare(Store.open(lake, network='mainnet', layout=settings.partition), world):,} rows, all equal")
+        store = Store.open(lake, network=settings.network, layout=settings.partition)
+        say(f"   {_compare(store, world, exchange.clock.now()):,} rows, all equal")
     say("\n4. ask: what did a long position earn, after funding?\n")
     with query.connect(lake) as connection:
         found = connection.sql(QUESTION).to_arrow_table()
@@ -108,11 +116,13 @@ def run(settings: Settings, say: Callable[[str], object], progress: Callable[[],
 
 
 def _clear(lake: Path) -> None:
-    if not lake.exists():
-        return
-    if not (lake / "lake.json").exists() and any(lake.iterdir()):
-        raise UsageError(f"{lake} is there already and is no lake; the demo needs that place: move it away")
-    shutil.rmtree(lake)
+    """Make room where an earlier demo was, and nowhere else."""
+    if lake.exists() and any(lake.iterdir()):
+        if not (lake / MARK).exists():
+            raise UsageError(f"{lake} is there already and was not made by a demo: name another folder with --lake")
+        shutil.rmtree(lake)
+    lake.mkdir(parents=True, exist_ok=True)
+    (lake / MARK).touch()
 
 
 def _sync(settings: Settings, progress: Progress, command: str, wanted: list[Selection], lookback: int = 0) -> Outcome:
@@ -137,12 +147,13 @@ def _injected(exchange: Simulator) -> int:
     return sum(1 for request in exchange.requests if request.fault)
 
 
-def _compare(store: Store, world: GeneratedWorld) -> int:
-    """Compare every stored row with what the world says it is; the number of rows."""
+def _compare(store: Store, world: GeneratedWorld, now: int) -> int:
+    """Compare what should be stored by now with what is; the number of rows."""
     compared = 0
-    for series in store.series():
+    wanted = [Series("um", "klines", symbol, interval) for symbol in SYMBOLS for interval in ("1m", "1h")]
+    for series in (*wanted, *(Series("um", "funding", symbol) for symbol in SYMBOLS)):
         files = store.files(series)
-        end = max(c.span.end for file in files for c in file.coverage)
+        end = closed_end(series.interval, now)
         served = world.truth(series.market, series.dataset, series.symbol, series.interval, START, end)
         truth = [_expected(series, row) for row in served]
         rows = [row for file in files for row in _plain(store.rows(file.partition))]

@@ -161,6 +161,8 @@ class Job:
     """Ranges that the source already answered with nothing, to be recorded as covered."""
     life: TimeRange = ALWAYS
     """Absent bars are gaps only inside this."""
+    wanted: int | None = None
+    """Since when the series is wanted (ms UTC); kept with the data, so that a later run knows of a lost beginning."""
 
     @property
     def requests(self) -> int:

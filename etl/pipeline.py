@@ -19,14 +19,14 @@ import pyarrow as pa
 from . import execute, registry
 from . import plan as planning
 from .config import Settings
-from .errors import Cancelled, EtlError, LakeError, Refused, SeriesFailed, UsageError
+from .errors import BadAnswer, Cancelled, EtlError, LakeError, Refused, SeriesFailed, UsageError
 from .extract.conversation import Conversation
 from .extract.limits import WeightBudget
 from .extract.rest import RestSource
 from .lake import views
 from .lake.files import replace_file
-from .lake.store import Store
-from .lake.symbols import Symbols, alive, in_text
+from .lake.store import Store, Stored
+from .lake.symbols import Life, Symbols, alive, in_text
 from .model import Coverage, ExchangeInfo, Finding, Job, Partition, Receipt, Series
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
@@ -92,9 +92,11 @@ class Outcome:
     @property
     def exit_code(self) -> int:
         """0 all done, 3 some series failed, 4 refused, 130 interrupted (contract 4)."""
-        if self.stopped is not None:
+        if isinstance(self.stopped, Refused | Cancelled):
             return self.stopped.exit_code
-        return SeriesFailed.exit_code if self.failed else 0
+        if self.failed:
+            return SeriesFailed.exit_code
+        return self.stopped.exit_code if self.stopped else 0
 
 
 class Stop(threading.Event):
@@ -130,6 +132,7 @@ class Pipeline:
         self._budgets: dict[str, WeightBudget] = {}
         self._infos: dict[str, ExchangeInfo] = {}
         self._now: dict[str, int] = {}
+        self._stored_rows: dict[Partition, int] = {}
         self._pages = ThreadPoolExecutor(settings.workers, thread_name_prefix="page")
         self._source = RestSource(self.conversation, self._pages)
         self._started = time.monotonic()
@@ -186,16 +189,14 @@ class Pipeline:
         """
         root, network, layout = self.settings.lake, self.settings.network, self.settings.partition
         store = Store.open(root, network=network, layout=layout)
-        asked = self._asked(store, selections, stored)
-        if not asked:
+        outcome = Outcome(command, dry_run=dry_run)
+        asked = self._asked(store, selections, stored, outcome)
+        if not asked and not outcome.failed:
             raise UsageError(
                 f"nothing to do: the lake at {root} holds no such series; etl backfill, or config/universe.toml, adds them"
             )
-        outcome = Outcome(command, dry_run=dry_run)
         if dry_run:
             wants = self._probe(self._wants(store, asked, lookback, outcome), outcome)
-            for _, error in outcome.failed:
-                raise error
             outcome.jobs = self._plan(wants, store)
             outcome.eta_s = self._eta(outcome.jobs)
             return outcome
@@ -218,9 +219,20 @@ class Pipeline:
     def _run(self, outcome: Outcome, store: Store, wants: Sequence[Want]) -> None:
         outcome.jobs = self._plan(self._probe(wants, outcome), store)
         self._progress.start(outcome.jobs, self._spent)
-        for receipt in execute.in_threads(lambda job: self._work(store, job), outcome.jobs, workers=self.settings.workers):
-            self._progress.receipt(receipt)
-            self._account(outcome, receipt)
+        receipts = execute.in_threads(
+            lambda job: self._work(store, job), outcome.jobs, workers=self.settings.workers, load=self._load
+        )
+        try:
+            for receipt in receipts:
+                self._progress.receipt(receipt)
+                self._account(outcome, receipt)
+        except BaseException:
+            self._stop.set()  # whatever it is, the other jobs must not go on for long
+            raise
+
+    def _load(self, job: Job) -> int:
+        """Rows that the job holds in memory: what it fetches and what its partitions hold already."""
+        return job.rows + sum(self._stored_rows.get(partition, 0) for partition in job.partitions)
 
     def _spent(self) -> int:
         return sum(conversation.stats.weight for conversation in self._conversations.values())
@@ -238,10 +250,13 @@ class Pipeline:
             outcome.failed += [(series, receipt.error) for series in receipt.job.series]
 
     def _finish(self, outcome: Outcome, store: Store) -> None:
-        """What is derived: symbol rules, views, and the record of this run."""
-        for market, info in self._infos.items():
-            Symbols(store.root, market).update(info.symbols, self._lives(outcome, store, market))
-        views.write_catalog(store.root)
+        """What is derived: symbol rules, views, and the record of this run. What of it fails ends the run with that error."""
+        try:
+            for market, info in self._infos.items():
+                Symbols(store.root, market).update(info.symbols, self._lives(outcome, store, market))
+            views.write_catalog(store.root)
+        except LakeError as error:
+            outcome.stopped = outcome.stopped or error
         for stats in (conversation.stats for conversation in self._conversations.values()):
             outcome.requests += stats.requests
             outcome.weight += stats.weight
@@ -275,16 +290,23 @@ class Pipeline:
     # Wants
 
     def _asked(
-        self, store: Store, selections: Sequence[Selection], stored: Callable[[Series], bool] | None
+        self, store: Store, selections: Sequence[Selection], stored: Callable[[Series], bool] | None, outcome: Outcome
     ) -> list[tuple[Series, int, int]]:
-        """The series that are asked for, with start and end; a stored one starts where its coverage does."""
+        """The series that are asked for, with start and end; a stored one starts where it was first wanted."""
         asked: list[tuple[Series, int, int]] = []
         for series in store.series() if stored else ():
             if stored and stored(series):
-                start = min((c.span.start for file in store.files(series) for c in file.coverage), default=0)
-                asked.append((series, start, self.now(series.market)))
+                try:
+                    files = store.files(series)
+                except LakeError as error:
+                    outcome.failed.append((series, error))
+                    continue
+                asked.append((series, _wanted_since(files), self.now(series.market)))
         for selection in selections:
-            end = self.now(selection.market) if selection.end is None else selection.end
+            now = self.now(selection.market)
+            if selection.start is not None and selection.start >= now:
+                raise UsageError(f"--start {iso(selection.start)} lies in the future: the exchange's clock says {iso(now)}")
+            end = now if selection.end is None else selection.end
             asked += [(series, selection.start or 0, end) for series in self._expand(store, selection)]
         return asked
 
@@ -309,9 +331,11 @@ class Pipeline:
             contract = ends[series.market].get(series.symbol, Contract())
             if not contract.listed:  # the exchange has forgotten it and answers no question about it
                 span = TimeRange(min(span.start, contract.ends), min(span.end, contract.ends))
+            self._stored_rows |= {file.partition: file.rows for file in files}
             first_row = min((file.first for file in files if file.first is not None), default=None)
             holes = tuple(hole for file in files for hole in file.holes)
-            wants[series] = Want(series, span, covered, first_row, contract.ends, holes)
+            wanted = min(span.start, _wanted_since(files)) if files else span.start
+            wants[series] = Want(series, span, covered, first_row, contract.ends, holes, wanted=wanted)
         return sorted(wants.values(), key=lambda want: (want.series.market, want.series.dataset))
 
     def _ends(self, store: Store, market: str) -> dict[str, Contract]:
@@ -333,15 +357,18 @@ class Pipeline:
             if selection.market not in dataset.endpoints:
                 raise UsageError(f"market {selection.market} has no {name}; it is there for {', '.join(dataset.endpoints)}")
             by_pair = dataset.endpoints[selection.market].symbol_param == "pair"
-            names = {(rule.pair or rule.symbol) if by_pair else rule.symbol: rule.status == "TRADING" for rule in rules}
-            for symbol in self._symbols(store, selection, name, names):
+            names: dict[str, bool] = {}
+            for rule in rules:  # a pair trades if any of its contracts does
+                listed = (rule.pair or rule.symbol) if by_pair else rule.symbol
+                names[listed] = names.get(listed, False) or rule.status == "TRADING"
+            stored = set() if by_pair else set(Symbols(store.root, selection.market).rows())
+            for symbol in self._symbols(selection, name, names, stored):
                 for interval in selection.intervals if dataset.has_interval else (None,):
                     series = Series(selection.market, name, symbol, interval and registry.interval(interval).name)
                     store.folder(series)  # refuses a symbol that cannot be a folder's name before anything starts
                     yield series
 
-    def _symbols(self, store: Store, selection: Selection, dataset: str, names: dict[str, bool]) -> list[str]:
-        stored = set(Symbols(store.root, selection.market).rows())
+    def _symbols(self, selection: Selection, dataset: str, names: dict[str, bool], stored: set[str]) -> list[str]:
         chosen: list[str] = []
         for symbol in selection.symbols:
             if symbol == "all":
@@ -362,6 +389,8 @@ class Pipeline:
 
         def probe(want: Want) -> Want:
             first = self._source.first_bar(want.series, want.missing[0].start, *answers)
+            if first is None or (want.first_row is not None and first > want.first_row):
+                self._doubt(want, first)
             return replace(want, first_bar=first, probed=True)
 
         probed: list[Want] = []
@@ -377,6 +406,22 @@ class Pipeline:
             except EtlError as error:
                 outcome.failed.append((want.series, error))
         return probed
+
+    def _doubt(self, want: Want, first: int | None) -> None:
+        """An answer without a first bar must not erase what is known to be there: BadAnswer, and the series is asked again."""
+        since = want.first_row
+        if since is None:
+            rules = {rule.symbol: rule for rule in self.exchange_info(want.series.market).symbols}.get(want.series.symbol)
+            if rules is None or rules.status != "TRADING" or rules.onboard_time is None:
+                return
+            since = rules.onboard_time + DAY
+            if since >= want.span.end:
+                return
+        answered = "no bar at all" if first is None else f"{iso(first)} as its first bar"
+        raise BadAnswer(
+            f"{want.series}: the exchange answered {answered} from {iso(want.missing[0].start)} on, "
+            f"but there are bars since {iso(since)} at the latest; run again"
+        )
 
     def _plan(self, wants: Sequence[Want], store: Store) -> tuple[Job, ...]:
         return planning.plan(wants, store.partitions, self._minute_weight)
@@ -419,9 +464,13 @@ class Pipeline:
         for series in job.series:
             try:
                 mine = [partition for partition in job.partitions if partition.series == series]
-                fresh = normalize.closed(normalize.merge_pages(series, pages.pop(series, [])), self.now(series.market))
-                for partition, spans in self._places(store, mine, union(answered), fresh):
-                    merged = self._replace(store, partition, spans, fresh, job.life)
+                fresh, disputed, conflict = normalize.merge_pages(series, pages.pop(series, []))
+                if conflict is not None:
+                    errors.append(conflict)
+                fresh = normalize.closed(fresh, self.now(series.market))
+                final = subtract(answered, (TimeRange(time, time + 1) for time in disputed))
+                for partition, spans in self._places(store, mine, final, fresh):
+                    merged = self._replace(store, partition, spans, fresh, job)
                     if merged is None:
                         continue
                     partitions += 1
@@ -452,7 +501,7 @@ class Pipeline:
                 carried = spans
 
     def _replace(
-        self, store: Store, partition: Partition, answered: Sequence[TimeRange], fresh: pa.Table, life: TimeRange
+        self, store: Store, partition: Partition, answered: Sequence[TimeRange], fresh: pa.Table, job: Job
     ) -> normalize.Merged | None:
         """Bring one file up to what was answered; None, and the file untouched, if it says all that already."""
         series = partition.series
@@ -464,13 +513,13 @@ class Pipeline:
         final = subtract(answered, quality.too_young(series, times, answered, now))
         gained = subtract(final, [c.span for c in known])
         coverage = _joined([*known, *(Coverage(span, "rest", now - now % DAY) for span in gained)])
-        alive = intersection([c.span for c in coverage], [life.intersect(partition.period)])
+        alive = intersection([c.span for c in coverage], [job.life.intersect(partition.period)])
         holes = quality.absent(series, times, alive)
         if not merged.new and not merged.changed and before and (coverage, holes) == (before.coverage, before.holes):
             return None
         if not len(merged.rows) and not coverage:
             return None
-        store.replace(partition, merged.rows, coverage, holes)
+        store.replace(partition, merged.rows, coverage, holes, job.wanted)
         return merged
 
     def symbols(self, market: str, at: int | None = None) -> list[dict[str, Any]]:
@@ -489,25 +538,56 @@ class Pipeline:
         failed = {series for series, _ in outcome.failed}
         for want in wants:
             unfinished = want.series in failed or outcome.stopped is not None
-            files = store.files(want.series) if unfinished or want.series in worked else []
+            try:
+                files = store.files(want.series) if unfinished or want.series in worked else []
+            except LakeError as error:
+                outcome.failed.append((want.series, error))
+                continue
             holes = [hole for file in files for hole in file.holes] if files else want.holes
             outcome.gaps += [Gap(want.series, span, "missing") for span in intersection(holes, [want.span])]
             if unfinished:
                 covered = [c.span for file in files for c in file.coverage]
                 outcome.gaps += [Gap(want.series, span, "lost") for span in subtract([want.span], covered)]
 
-    def _lives(self, outcome: Outcome, store: Store, market: str) -> dict[str, TimeRange]:
-        """First and last bar of each contract whose klines were worked on and reach back to its beginning."""
+    def _lives(self, outcome: Outcome, store: Store, market: str) -> dict[str, Life]:
+        """First and last bar of each contract that was worked on, as far as its finest stored klines prove them."""
+        worked = {series.symbol for job in outcome.jobs for series in job.series if series.market == market}
+        finest: dict[str, Series] = {}
+        for series in store.series():
+            if (series.market, series.dataset) == (market, "klines") and series.symbol in worked:
+                known = finest.setdefault(series.symbol, series)
+                if _step(series) < _step(known):
+                    finest[series.symbol] = series
+        ends = self._ends(store, market)
         beginning = registry.market(market).first_time
-        lives: dict[str, TimeRange] = {}
-        for series in {series for job in outcome.jobs for series in job.series}:
-            if (series.market, series.dataset) != (market, "klines"):
-                continue
-            files = [file for file in store.files(series) if file.coverage]
-            rows = [(file.first, file.last) for file in files if file.first is not None and file.last is not None]
-            if rows and files[0].coverage[0].span.start <= beginning:
-                lives[series.symbol] = TimeRange(rows[0][0], rows[-1][1] + 1)
-        return lives
+        return {
+            symbol: _life(store.files(series), beginning, min(ends.get(symbol, Contract()).ends, self.now(market)))
+            for symbol, series in sorted(finest.items())
+        }
+
+
+def _step(series: Series) -> int:
+    return registry.interval(series.interval or "1d").typical_step
+
+
+def _wanted_since(files: Sequence[Stored]) -> int:
+    """Since when a stored series is wanted: by what its files say, or since its first coverage."""
+    since = [file.wanted for file in files if file.wanted is not None]
+    return min([*since, *(c.span.start for file in files for c in file.coverage)], default=0)
+
+
+def _life(files: Sequence[Stored], beginning: int, ends: int) -> Life:
+    """The first bar, if nothing before it was left out, and the last one, if nothing after it up to `ends` was."""
+    covered = union(c.span for file in files for c in file.coverage)
+    first = min((file.first for file in files if file.first is not None), default=None)
+    last = max((file.last for file in files if file.last is not None), default=None)
+    if first is None or last is None:
+        return Life(None, None)
+    proven = TimeRange(first, first) if not covered else covered[0]
+    return Life(
+        first if proven.start <= beginning and first in proven else None,
+        last if any(last in span and span.end >= ends for span in covered) else None,
+    )
 
 
 def _joined(coverage: Sequence[Coverage]) -> tuple[Coverage, ...]:
@@ -545,33 +625,42 @@ def rebuild(store: Store, wait: float = 0.0) -> None:
         views.write_catalog(store.root)
 
 
-def status(store: Store, now: int) -> list[dict[str, Any]]:
-    """What is stored, one row a series, from the footers alone; the lag is against `now` (ms UTC).
+def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: True) -> list[dict[str, Any]]:
+    """What is stored of the chosen series, one row a series, from the footers alone; the lag is against `now` (ms UTC).
 
-    `expected` counts the grid from the first to the last row; it and `missing` are None for a series without a grid.
+    `expected` counts the grid from the first to the last row; it and `missing` are None for a series without a grid. The lag of
+    a contract that has ended counts up to its end. A series whose files cannot be read has an `error` and nothing else.
     """
+    ends = {market: _deliveries(store, market) for market in registry.MARKETS}
     rows: list[dict[str, Any]] = []
-    for series in store.series():
-        files = store.files(series)
+    for series in filter(chosen, store.series()):
+        row: dict[str, Any] = {**series.as_dict(), **dict.fromkeys(STATUS)}
+        rows.append(row)
+        try:
+            files = store.files(series)
+        except LakeError as error:
+            row["error"] = str(error)
+            continue
         first = min((file.first for file in files if file.first is not None), default=None)
         last = max((file.last for file in files if file.last is not None), default=None)
-        count = sum(file.rows for file in files)
-        expected = ends = None
-        if first is not None and last is not None:
-            interval = registry.interval(series.interval) if series.interval else None
-            ends = interval.next(last) if interval else last
-            expected = interval.count(TimeRange(first, ends)) if interval else None
-        rows.append(
-            {
-                **series.as_dict(),
-                "first": first if first is None else iso(first),
-                "last": last if last is None else iso(last),
-                "rows": count,
-                "expected": expected,
-                "missing": expected if expected is None else expected - count,
-                "lag_s": None if ends is None else max(0, now - ends) // 1000,
-                "bytes": sum(file.size for file in files),
-                "sources": sorted({c.source for file in files for c in file.coverage}),
-            }
-        )
+        row["rows"] = sum(file.rows for file in files)
+        row["bytes"] = sum(file.size for file in files)
+        row["sources"] = sorted({c.source for file in files for c in file.coverage})
+        if first is None or last is None:
+            continue
+        row["first"], row["last"] = iso(first), iso(last)
+        interval = registry.interval(series.interval) if series.interval else None
+        following = interval.next(last) if interval else last
+        if interval:
+            row["expected"] = interval.count(TimeRange(first, following))
+            row["missing"] = row["expected"] - row["rows"]
+        row["lag_s"] = max(0, min(now, ends[series.market].get(series.symbol, now)) - following) // 1000
     return rows
+
+
+STATUS = ("first", "last", "rows", "expected", "missing", "lag_s", "bytes", "sources")
+
+
+def _deliveries(store: Store, market: str) -> dict[str, int]:
+    rows = Symbols(store.root, market).rows()
+    return {symbol: row["delivery_time"] for symbol, row in rows.items() if isinstance(row["delivery_time"], int)}

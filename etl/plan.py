@@ -42,6 +42,8 @@ class Want:
     first_bar: int | None = None
     """Answer of a probe: the first bar at or after the beginning of what is missing."""
     probed: bool = False
+    wanted: int | None = None
+    """Since when the series is wanted, by this run or an earlier one."""
 
     @property
     def missing(self) -> tuple[TimeRange, ...]:
@@ -136,11 +138,11 @@ def _bars(want: Want, endpoint: Endpoint, tier: PageTier, partitions: Partitions
         inside = intersection(ask, [partition.period])
         windows = tuple(window for span in inside for window in _windows(want, endpoint, tier, span))
         if windows:  # there are none where no bar opens, as between New Year and the first Monday
-            jobs.append(Job((want.series,), (partition,), "rest", windows, empty, want.life))
+            jobs.append(Job((want.series,), (partition,), "rest", windows, empty, want.life, want.wanted))
             empty = ()
     if empty:
         place = partitions(want.series, TimeRange(empty[-1].end - 1, empty[-1].end))
-        jobs.append(Job((want.series,), tuple(place), "rest", (), empty, want.life))
+        jobs.append(Job((want.series,), tuple(place), "rest", (), empty, want.life, want.wanted))
     return jobs
 
 
@@ -180,7 +182,7 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
             missing = want.missing
             span = TimeRange(missing[0].start, missing[-1].end)
             windows = tuple(_settlement_window(want, endpoint, piece) for piece in missing)
-            jobs.append(Job((want.series,), tuple(partitions(want.series, span)), "rest", windows))
+            jobs.append(Job((want.series,), tuple(partitions(want.series, span)), "rest", windows, wanted=want.wanted))
     return jobs
 
 
@@ -192,7 +194,8 @@ def _price(endpoint: Endpoint) -> int:
 def _settlement_window(want: Want, endpoint: Endpoint, span: TimeRange) -> Window:
     market = registry.market(want.series.market)
     rows = max(1, (span.end - max(span.start, market.first_time)) // TYPICAL_SETTLEMENT)
-    requests = -(-rows // endpoint.max_limit) + 1  # the last page is the empty one that proves the end
+    full, rest = divmod(rows, endpoint.max_limit)
+    requests = full + (3 if rest >= registry.DEFAULT_SETTLEMENTS else 2)  # the last page is asked for again, a long one goes on
     return Window(span, endpoint.max_limit, requests, requests * _price(endpoint), rows)
 
 

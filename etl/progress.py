@@ -25,6 +25,7 @@ class Bar(Progress):
 
     def __init__(self) -> None:
         self._weight: Weight = lambda: 0
+        self._rows = 0
         self._started = time.monotonic()
         self._display = Display(
             TextColumn("{task.description}"),
@@ -37,16 +38,15 @@ class Bar(Progress):
         )
 
     def start(self, jobs: Sequence[Job], weight: Weight) -> None:
-        rows = sum(job.rows for job in jobs)
-        if rows:
-            self._weight = weight
-            self._task = self._display.add_task("rows", total=rows, rate="-", weight="-")
+        self._weight = weight
+        self._task = self._display.add_task("rows", total=sum(job.rows for job in jobs), rate="-", weight="-")
+        if jobs:
             self._display.start()
 
     def page(self, rows: int) -> None:
-        task = self._display.tasks[0]
-        rate = (task.completed + rows) / max(time.monotonic() - self._started, 0.001)
-        self._display.update(task.id, advance=rows, rate=f"{rate:,.0f}", weight=f"{self._weight():,}")
+        self._rows += rows
+        rate = self._rows / max(time.monotonic() - self._started, 0.001)
+        self._display.update(self._task, completed=self._rows, rate=f"{rate:,.0f}", weight=f"{self._weight():,}")
 
     def finish(self) -> None:
         self._display.stop()

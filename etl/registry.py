@@ -145,6 +145,8 @@ DATASETS = {
 # Requests that the exchange answers on fundingRate in five minutes; it sends no header (binance-facts 4.1).
 FUNDING_LIMIT = 500
 FUNDING_WINDOW = 5 * MINUTE
+# The size of a page of settlements when no limit is given (binance-facts 2.4): no smaller answer was ever seen to be cut.
+DEFAULT_SETTLEMENTS = 100
 
 
 def market(name: str) -> Market:

@@ -150,7 +150,7 @@ def test_quote_depth_and_symbols(etl):
     depth = json.loads(etl("depth", "BTCUSDT", "--limit", "5", "--json", check=0).stdout)
     assert [len(depth["bids"]), len(depth["asks"])] == [5, 5]
     assert depth["bids"][0][0] < depth["asks"][0][0]
-    assert len(etl("depth", "BTCUSDT", check=0).stdout.splitlines()) == 1 + 20
+    assert len(etl("depth", "BTCUSDT", "--limit", "3", check=0).stdout.splitlines()) == 1 + 6
     rows = {row["symbol"]: row for row in json.loads(etl("symbols", "--json", check=0).stdout)}
     assert rows["币安人生USDT"]["market"] == "um"
     assert rows["BTCUSDT"]["tick_size"] == 0.1
@@ -182,7 +182,13 @@ def test_quote_depth_and_symbols(etl):
         ["sql", "SELECT 1"],
         ["sim", "--faults", "missing.toml"],
         ["quote", "BTCUSDT", "--market", "xx"],
-        ["depth", "BTCUSDT", "--limit", "3"],
+        ["depth", "BTCUSDT", "--limit", "0"],
+        ["depth", "BTCUSDT", "--limit", "1001"],
+        ["depth", "NOSUCH"],
+        ["quote", "NOSUCH"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--start", "2030-01-01"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--max-duration", "0"],
+        ["backfill", "klines", "--symbols", "BTCUSDT", "--max-duration", "forever"],
         ["nonsense"],
     ],
 )
@@ -195,6 +201,48 @@ def test_wrong_use_is_exit_2_and_leaves_nothing(etl, tmp_path, arguments):
         document = json.loads(etl(*arguments, "--json", check=2).stdout)
         assert document["exit_code"] == 2
         assert document["error"]["message"]
+
+
+def test_the_same_selection_means_the_same_everywhere(etl):
+    etl(*BACKFILL, check=0)
+    etl("backfill", "funding", "--symbols", "ETHUSDT", "--start", "2026-02-20", "--end", "2026-02-25", check=0)
+    shown = json.loads(etl("status", "klines", "--symbols", "BTCUSDT", "--json", check=0).stdout)["series"]
+    assert [(row["dataset"], row["symbol"]) for row in shown] == [("klines", "BTCUSDT")]
+    assert (
+        json.loads(etl("status", "--symbols", "ETHUSDT", "--market", "um", "--json", check=0).stdout)["series"][0]["rows"] == 15
+    )
+    assert json.loads(etl("update", "klines", "--json", check=0).stdout)["rows_written"] == 108
+    assert json.loads(etl("update", "--symbols", "all", "--json", check=0).stdout)["rows_written"] == 14
+
+
+def test_a_lake_of_another_network_is_exit_2_for_readers_too(etl):
+    etl(*BACKFILL, check=0)
+    for command in (["status"], ["sql", "SELECT 1"]):
+        assert "mainnet" in etl(*command, env={"ETL_NETWORK": "testnet"}, check=2).stderr
+
+
+def test_the_demo_clears_only_what_a_demo_made(etl, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "lake.json").write_text("{}")
+    assert "--lake" in etl("demo", "--lake", str(mine), check=2).stderr
+    assert (mine / "lake.json").read_text() == "{}"
+
+
+def test_an_unreadable_file_fails_its_series_alone(etl, tmp_path):
+    etl(*BACKFILL, check=0)
+    lake = tmp_path / "data" / "lake"
+    (broken,) = lake.glob("klines/market=um/interval=1h/symbol=BTCUSDT/*.parquet")
+    broken.write_bytes(b"PAR1 this is no Parquet file PAR1")
+    both = [*BACKFILL, "--symbols", "ETHUSDT", "--json"]
+    document = json.loads(etl(*both, check=3).stdout)
+    assert [failure["symbol"] for failure in document["failed"]] == ["BTCUSDT"]
+    assert str(broken) in document["failed"][0]["error"]
+    assert document["rows_written"] == 120
+    shown = json.loads(etl("status", "--json", check=1).stdout)
+    assert {row["symbol"]: row["rows"] for row in shown["series"]} == {"BTCUSDT": None, "ETHUSDT": 120}
+    broken.rename(tmp_path / "aside")
+    assert json.loads(etl(*both, check=0).stdout)["rows_written"] == 120
 
 
 def test_symbols_from_a_file(etl, tmp_path):

@@ -11,6 +11,7 @@ from etl.lake.store import Store
 from etl.model import Series
 from etl.pipeline import Pipeline, Selection, Stop, status
 from etl.plan import closed_end
+from etl.progress import Bar
 from etl.ranges import DAY, HOUR, MINUTE, TimeRange, iso, parse_time
 from etl.sim.clock import Clock
 from etl.sim.faults import Faults
@@ -212,8 +213,13 @@ def test_two_rows_for_one_bar_are_an_error_that_names_both(world, tmp_path):
         world, clock=Clock(NOW, frozen=True), faults=Faults([{"action": "conflict", "path": "klines", "after": 1}])
     ) as exchange:
         outcome = run(exchange, tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2026-02-01", "2026-02-03"))
-    assert outcome.exit_code == 3
-    assert str(outcome.failed[0][1]).count("open_time=") == 2
+        assert outcome.exit_code == 3
+        assert str(outcome.failed[0][1]).count("open_time=") == 2
+        assert outcome.rows_written == 2 * 24 - 1  # the others stand
+        assert [gap.verdict for gap in outcome.gaps] == ["lost"]
+        exchange.faults = Faults()
+        healed = run(exchange, tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2026-02-01", "2026-02-03"))
+        assert (healed.exit_code, healed.rows_written, healed.gaps) == (0, 1, [])
 
 
 @pytest.mark.parametrize("code", [403, 418, 451])
@@ -377,3 +383,59 @@ def test_the_announced_limit_is_kept_across_a_minute_of_the_exchange(world, tmp_
     assert len(minutes) == 2
     assert max(minutes.values()) <= 90
     assert outcome.rows_written / outcome.weight > 230  # the thriftiest page, because weight is the brake
+
+
+def test_a_burst_of_empty_answers_does_not_erase_a_history(world, tmp_path):
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2026-02-01")
+    with Simulator(world, clock=Clock(NOW, frozen=True)) as exchange:
+        exchange.faults = Faults([{"action": "empty_page", "path": "klines", "first": 6}])
+        outcome = run(exchange, lake, wanted)
+        assert (outcome.exit_code, [gap.verdict for gap in outcome.gaps]) == (3, ["lost"])
+        assert run(exchange, lake, wanted).rows_written == 28 * 24 + 12
+        exchange.faults = Faults([{"action": "empty_page", "path": "klines", "first": 6}])
+        assert run(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-01-01")).exit_code == 3
+        assert run(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-01-01")).rows_written == 31 * 24
+
+
+def test_update_asks_again_for_a_lost_beginning(world, tmp_path):
+    lake, series = tmp_path / "lake", Series("um", "klines", "BTCUSDT", "1m")
+    broken = [{"action": "wrong_width_row", "path": "klines", "after": 1, "first": 1, "width": 4}]  # the first page
+    start = parse_time("2026-02-20")
+    with Simulator(world, clock=Clock(NOW, frozen=True), faults=Faults(broken)) as exchange:
+        outcome = run(exchange, lake, select("klines", "BTCUSDT", "1m", start), workers=1)
+        assert outcome.exit_code == 3
+        assert stored(lake, series)[0][0] > start
+        exchange.faults = Faults()
+        assert run(exchange, lake, command="update", stored=lambda _: True, lookback=HOUR).exit_code == 0
+        assert stored(lake, series) == truth(exchange, series, start, closed_end("1m", NOW))
+
+
+def test_a_life_is_what_the_finest_bars_prove(exchange, tmp_path):
+    exchange.clock.set(parse_time("2026-08-20T12:30"))
+    lake = tmp_path / "lake"
+    run(exchange, lake, select("klines", "LRCUSDT", "1d 1w", None, "2024-01-01"))
+    with Pipeline(settings(exchange, lake)) as pipeline:
+        row = next(row for row in pipeline.symbols("um") if row["symbol"] == "LRCUSDT")
+        assert "LRCUSDT" in {one["symbol"] for one in pipeline.symbols("um", parse_time("2026-01-01"))}
+    assert (row["first_time"], row["last_time"]) == ("2020-10-12T00:00:00Z", None)
+    run(exchange, lake, select("klines", "LRCUSDT", "1d"))
+    with Pipeline(settings(exchange, lake)) as pipeline:
+        row = next(row for row in pipeline.symbols("um") if row["symbol"] == "LRCUSDT")
+    assert (row["first_time"], row["last_time"]) == ("2020-10-12T00:00:00Z", "2026-08-03T00:00:00Z")
+
+
+def test_all_pairs_are_those_of_which_a_contract_trades(exchange, tmp_path):
+    for _ in range(2):
+        outcome = run(exchange, tmp_path / "lake", select("index_klines", "all", "1d", "2026-02-27"))
+        assert outcome.exit_code == 0
+    symbols = {series.symbol for series in Store.open(tmp_path / "lake", network="mainnet", layout="year").series()}
+    assert {"BTCUSDT", "ETHUSDT"} <= symbols
+    assert not [symbol for symbol in symbols if "_" in symbol]
+
+
+def test_a_bar_of_progress_bears_a_run_without_expected_rows(exchange, tmp_path):
+    exchange.clock.set(parse_time("2026-08-20T12:30"))
+    run(exchange, tmp_path / "lake", select("klines", "LRCUSDT", "1h", "2026-08-01"))
+    exchange.clock.advance(DAY)
+    with Pipeline(settings(exchange, tmp_path / "lake"), progress=Bar()) as pipeline:
+        assert pipeline.sync("update", stored=lambda _: True, lookback=HOUR).exit_code == 0

@@ -259,6 +259,11 @@ def _page_limit(series: Series) -> int:
     return registry.dataset(series.dataset).endpoints[series.market].max_limit
 
 
+def depth_limits(market: str) -> tuple[int, ...]:
+    """The numbers of levels that the market's order book may be asked for."""
+    return tuple(_SPOT_DEPTHS if market == "spot" else _FUTURES_DEPTHS)
+
+
 def spread_in_ticks(bid: float, ask: float, tick_size: float) -> int:
     """How many ticks `ask` lies above `bid`, exactly: floats are read as the shortest decimals that they stand for.
 

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -260,8 +261,9 @@ class Conversation:
                     # The first request also pays for DNS, TCP and TLS; where that took long, a second tells the time better.
                     self._sample = min(first, self._persist(self._ask_time), key=_width) if _width(first) > 0.1 else first
         elif self._clock() - self._sample.received > _SAMPLE_AGE and self._sampling.acquire(blocking=False):
-            try:  # whoever comes meanwhile goes by the old sample
-                self._sample = self._persist(self._ask_time)
+            try:  # whoever comes meanwhile goes by the old sample, and so do all while there is no new one
+                with suppress(Transient):
+                    self._sample = self._ask_time(_Effort())
             finally:
                 self._sampling.release()
 
@@ -396,7 +398,7 @@ def _refused(status: int, message: str, said: str, until: int | None) -> Refused
             "the exchange's firewall refuses this host: stop, wait some minutes, check the address (VPN, proxy, shared cloud)"
         )
     elif status == 451:
-        advice = "the exchange does not serve this location: use `--source archive`"
+        advice = "the exchange does not serve this location: run it where Binance is served"
     else:
         return None
     return Refused(f"{message}; {advice}", until)

@@ -25,8 +25,6 @@ from .conversation import Conversation
 # once in 15,000 times. Real holes are rare and cost weight 1 a question. Beyond the end of a contract none is expected.
 DENIALS = 6
 EXPECTED_DENIALS = 2
-# No answer with fewer settlements was ever cut: it is the size of a page when no limit is given (binance-facts 2.4).
-SHORTEST_CUT = 100
 # A server that keeps sending what was not asked for is given up after so many requests.
 MAX_STUCK = 3
 # More holes than this in one window are asked for with one request over all of them instead of one each.
@@ -194,7 +192,7 @@ class RestSource:
                 # have been cut.
                 last = max(time for time, _ in seen if time < asked.end) if denials >= EXPECTED_DENIALS else asked.start
                 pending.append((TimeRange(max(asked.start, last), asked.end), denials))
-            elif len(keys) >= SHORTEST_CUT:
+            elif len(keys) >= registry.DEFAULT_SETTLEMENTS:
                 first, last = (int(pick(time for time, _ in keys)) for pick in (min, max))
                 behind = [TimeRange(last, asked.end)] + [TimeRange(asked.start, first + 1)] * market.newest_first
                 pending += [(left, denials) for left in behind if left != asked]

@@ -401,7 +401,7 @@ def _error(lake: Path, text: str, tables: Container[str]) -> EtlError:
     # By the text, because Arrow's stream hands over nothing else of an error that comes up half-way.
     kind = text.partition(" Error:")[0]
     if kind == "IO" or (kind == "Invalid Input" and re.search(rf"{re.escape(str(lake.resolve()))}/.*\.parquet", text)):
-        return LakeError(f"{text}; etl verify tells which files of the lake are broken")
+        return LakeError(f"{text}; move a broken file away, the next backfill fetches it anew")
     if kind in ("Out of Memory", "INTERNAL", "FATAL"):
         return EtlError(text)
     if kind == "Permission":

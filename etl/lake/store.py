@@ -45,6 +45,8 @@ class Stored:
     size: int
     coverage: tuple[Coverage, ...]
     holes: tuple[TimeRange, ...]
+    wanted: int | None = None
+    """Since when the series was asked for by the run that wrote the file; what lies between and is not covered was lost."""
 
 
 class Store:
@@ -158,7 +160,8 @@ class Store:
             coverage = tuple(Coverage(TimeRange(c["start"], c["end"]), c["source"], c["checked"]) for c in about["coverage"])
             holes = tuple(TimeRange(start, end) for start, end in about["holes"])
             partition = self._partition_named(series, path.stem)
-        return Stored(partition, path, metadata.num_rows, first, last, path.stat().st_size, coverage, holes)
+            wanted = about.get("wanted")
+        return Stored(partition, path, metadata.num_rows, first, last, path.stat().st_size, coverage, holes, wanted)
 
     def _partition_named(self, series: Series, name: str) -> Partition:
         start = from_datetime(datetime(int(name[:4]), int(name[5:7] or 1), 1, tzinfo=UTC))
@@ -184,7 +187,14 @@ class Store:
 
     # Writing
 
-    def replace(self, partition: Partition, rows: pa.Table, coverage: Sequence[Coverage], holes: Sequence[TimeRange]) -> None:
+    def replace(
+        self,
+        partition: Partition,
+        rows: pa.Table,
+        coverage: Sequence[Coverage],
+        holes: Sequence[TimeRange],
+        wanted: int | None = None,
+    ) -> None:
         """Replace the partition's file by one that holds `rows` (sorted, unique) and says what was asked and answered."""
         series = partition.series
         path = self.path(partition)
@@ -206,6 +216,8 @@ class Store:
             ],
             "holes": [[hole.start, hole.end] for hole in holes],
         }
+        if wanted is not None:
+            about["wanted"] = wanted
         footer = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
         replace_file(self.root, path, memoryview(encode(rows, footer)))
 
@@ -273,6 +285,8 @@ def _locked(handle: int) -> bool:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise LakeError(f"the lake's file system cannot lock files ({error.strerror}); put the lake on a local disk") from error
     return True
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import LakeError
 from ..model import SymbolRules
-from ..ranges import TimeRange, iso
+from ..ranges import iso
 from .files import replace_file
 
 _TEXT = ("symbol", "base_asset", "quote_asset", "contract_type", "status")
@@ -24,6 +25,13 @@ SCHEMA = pa.schema(
 )
 
 Row = dict[str, object]
+
+
+class Life(NamedTuple):
+    """The open times of the first and of the last bar of a contract (ms UTC); None for what is not known, or not over."""
+
+    first: int | None
+    last: int | None
 
 
 class Symbols:
@@ -44,8 +52,8 @@ class Symbols:
             raise LakeError(f"{self._path} cannot be read ({error}); move it away, the next run makes it anew") from error
         return {row["symbol"]: row for row in table.to_pylist()}
 
-    def merged(self, rules: Iterable[SymbolRules], lives: Mapping[str, TimeRange]) -> dict[str, Row]:
-        """The stored rows with the present rules, and the known lives (first to last bar), over them."""
+    def merged(self, rules: Iterable[SymbolRules], lives: Mapping[str, Life]) -> dict[str, Row]:
+        """The stored rows with the present rules, and what is known of lives, over them."""
         rows = {symbol: dict(row) for symbol, row in self.rows().items()}
         for row in rows.values():
             if row["status"] == "TRADING":
@@ -55,11 +63,12 @@ class Symbols:
             row.update({name: getattr(rule, name) for name in (*_TEXT, *_TIMES, *_NUMBERS)})
         for symbol, life in lives.items():
             if symbol in rows:
-                ended = rows[symbol]["status"] != "TRADING"
-                rows[symbol].update(first_time=life.start, last_time=life.end - 1 if ended else None)
+                if life.first is not None:
+                    rows[symbol]["first_time"] = life.first
+                rows[symbol]["last_time"] = None if rows[symbol]["status"] == "TRADING" else life.last
         return dict(sorted(rows.items()))
 
-    def update(self, rules: Iterable[SymbolRules], lives: Mapping[str, TimeRange]) -> bool:
+    def update(self, rules: Iterable[SymbolRules], lives: Mapping[str, Life]) -> bool:
         """Store what `merged` gives; whether that changed the file."""
         rows = self.merged(rules, lives)
         if not rows or rows == self.rows():

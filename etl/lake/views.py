@@ -112,7 +112,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, text: str) -> None:
     try:
         connection.execute(text)
     except duckdb.Error as error:
-        raise LakeError(f"the views cannot be made: {error}; move the broken file away and run etl repair") from error
+        raise LakeError(f"the views cannot be made: {error}; move the broken file away, a backfill fetches it anew") from error
 
 
 def quoted(text: str) -> str:

@@ -36,14 +36,20 @@ def times(series: Series, rows: pa.Table) -> Times:
     return np.asarray(column.cast(pa.int64()).to_numpy())
 
 
-def merge_pages(series: Series, pages: Sequence[pa.Table]) -> pa.Table:
-    """The rows of all pages, sorted and unique; BadAnswer if two pages give different rows for one key."""
+def merge_pages(series: Series, pages: Sequence[pa.Table]) -> tuple[pa.Table, tuple[int, ...], BadAnswer | None]:
+    """The rows of all pages, sorted and unique, without those for whose key two different rows came.
+
+    The times of the latter come second (ms UTC), and an error that names both rows of the first of them.
+    """
     rows, repeats, differs = _sorted(series, _bare_last(series, pages))
-    if differs.any():
-        second = int(np.flatnonzero(differs)[0])
-        one, other = rows.slice(second - 1, 1).to_pylist()[0], rows.slice(second, 1).to_pylist()[0]
-        raise BadAnswer(f"the exchange gave two different rows of {series} for one key: {_text(one)} and {_text(other)}")
-    return rows.filter(pa.array(~repeats)) if repeats.any() else rows
+    if not differs.any():
+        return rows.filter(pa.array(~repeats)) if repeats.any() else rows, (), None
+    second = int(np.flatnonzero(differs)[0])
+    one, other = rows.slice(second - 1, 1).to_pylist()[0], rows.slice(second, 1).to_pylist()[0]
+    error = BadAnswer(f"the exchange gave two different rows of {series} for one key: {_text(one)} and {_text(other)}")
+    moments = times(series, rows)
+    disputed = np.isin(moments, moments[differs])
+    return rows.filter(pa.array(~repeats & ~disputed)), tuple(np.unique(moments[differs]).tolist()), error
 
 
 def merge(series: Series, stored: pa.Table, fresh: pa.Table) -> Merged:

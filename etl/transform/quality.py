@@ -25,7 +25,7 @@ def too_young(series: Series, times: Times, spans: Iterable[TimeRange], now: int
     """The parts of the answered `spans` whose emptiness at the exchange's time `now` proves nothing yet.
 
     For bars: absent ones that closed less than ten minutes ago. For settlements, which come at full hours: the last hour's
-    beginning, within its first ten minutes, unless its settlement is there.
+    beginning, within its first ten minutes, whatever is there already: a second rate type may follow.
     """
     settled = now - PUBLICATION_DELAY
     if series.interval is not None:
@@ -34,6 +34,4 @@ def too_young(series: Series, times: Times, spans: Iterable[TimeRange], now: int
         recent = intersection(spans, [TimeRange(first_young, max(now, first_young))])
         return absent(series, times, recent)
     hour = now - now % HOUR
-    if settled >= hour or bool(((times >= hour) & (times < hour + MINUTE)).any()):
-        return ()
-    return (TimeRange(hour, hour + HOUR),)
+    return () if settled >= hour else (TimeRange(hour, hour + HOUR),)

@@ -187,7 +187,7 @@ BAN = "Way too much request weight used; IP banned until 1700000123456. Please u
         (418, b"<html>", {"retry_after": "120"}, SERVER_TIME + 120_000, "22:15:20"),
         (418, b"", {}, None, "3 days"),
         (403, HTML, {}, None, "firewall"),
-        (451, error(0, "Service unavailable from a restricted location"), {}, None, "--source archive"),
+        (451, error(0, "Service unavailable from a restricted location"), {}, None, "where Binance is served"),
     ],
 )
 def test_a_refusal_ends_the_conversation(kit, talk, status, body, headers, until, advice):

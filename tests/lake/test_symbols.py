@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from etl.errors import LakeError
-from etl.lake.symbols import Symbols, alive, in_text
+from etl.lake.symbols import Life, Symbols, alive, in_text
 from etl.model import SymbolRules
-from etl.ranges import TimeRange, parse_time
+from etl.ranges import parse_time
 
 LISTED, ENDS = parse_time("2023-05-01T08:00"), parse_time("2024-06-28T08:00")
 BTC = SymbolRules(
@@ -59,7 +59,7 @@ def test_nothing_is_stored_of_nothing(tmp_path):
     symbols = Symbols(tmp_path, "um")
     assert symbols.rows() == {}
     assert symbols.update([], {}) is False
-    assert symbols.update([], {"BTCUSDT": TimeRange(1, 2)}) is False  # a life of a symbol that nobody knows
+    assert symbols.update([], {"BTCUSDT": Life(1, 1)}) is False  # a life of a symbol that nobody knows
     assert not path(tmp_path).exists()
 
 
@@ -80,9 +80,9 @@ def test_any_name_and_no_rules_at_all(tmp_path):
 
 def test_the_same_again_does_not_touch_the_file(tmp_path):
     symbols = Symbols(tmp_path, "um")
-    symbols.update([BTC, OLD], {"BTCUSDT": TimeRange(LISTED, LISTED + 60_000)})
+    symbols.update([BTC, OLD], {"BTCUSDT": Life(LISTED, LISTED + 59_999)})
     before = path(tmp_path).stat().st_mtime_ns, path(tmp_path).stat().st_ino
-    assert symbols.update([OLD, BTC], {"BTCUSDT": TimeRange(LISTED, LISTED + 60_000)}) is False
+    assert symbols.update([OLD, BTC], {"BTCUSDT": Life(LISTED, LISTED + 59_999)}) is False
     assert (path(tmp_path).stat().st_mtime_ns, path(tmp_path).stat().st_ino) == before
 
 
@@ -97,7 +97,7 @@ def test_who_vanishes_stays_and_who_changes_is_changed(tmp_path):
 
 def test_what_the_exchange_no_longer_says_is_forgotten_but_not_the_life(tmp_path):
     symbols = Symbols(tmp_path, "um")
-    symbols.update([BTC], {"BTCUSDT": TimeRange(LISTED + 5, ENDS)})
+    symbols.update([BTC], {"BTCUSDT": Life(LISTED + 5, ENDS - 1)})
     symbols.update([replace(BTC, max_qty=None)], {})
     assert symbols.rows()["BTCUSDT"] == {**BTC_ROW, "max_qty": None, "first_time": LISTED + 5}
 
@@ -105,7 +105,7 @@ def test_what_the_exchange_no_longer_says_is_forgotten_but_not_the_life(tmp_path
 @pytest.mark.parametrize(("status", "last"), [("TRADING", None), ("SETTLING", ENDS - 1), (None, ENDS - 1)])
 def test_only_a_contract_that_no_longer_trades_has_a_last_bar(tmp_path, status, last):
     symbols = Symbols(tmp_path, "um")
-    symbols.update([replace(BTC, status=status)], {"BTCUSDT": TimeRange(LISTED, ENDS)})
+    symbols.update([replace(BTC, status=status)], {"BTCUSDT": Life(LISTED, ENDS - 1)})
     row = symbols.rows()["BTCUSDT"]
     assert (row["first_time"], row["last_time"]) == (LISTED, last)
 
