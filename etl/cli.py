@@ -95,7 +95,7 @@ common = _stack(
     click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong."),
 )
 selection = _stack(
-    click.option("--market", metavar="NAME", help=f"{', '.join(registry.MARKETS)} (default um)."),
+    click.option("--market", metavar="NAME", help=f"{', '.join(registry.MARKETS)} (default: um; update and status: all)."),
     click.option(
         "--symbols", multiple=True, callback=_names, metavar="A,B", help="Symbols; all = trading now, ever = ever known, @FILE."
     ),
@@ -492,7 +492,7 @@ def _say_outcome(outcome: Outcome) -> None:
     for line in report.gaps_text((gap.series, gap.span, gap.verdict) for gap in outcome.gaps):
         log.warning("gap %s", line.strip())
     if outcome.stopped is not None:
-        log.error("stopped: %s", outcome.stopped)
+        log.error("%s", outcome.stopped)
     log.info(
         "%s %s: %s rows in %s files, %s requests, weight %s, %s",
         outcome.command,

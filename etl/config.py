@@ -125,7 +125,7 @@ class Settings:
     )
     """S3 listing of the bulk archive."""
     state_dir: Path = field(metadata=_rule(str, _folder, _default_state_dir))
-    """Folder of this host's weight budgets and bans."""
+    """Folder for the weight budgets and bans that the processes of this host will share; nothing is kept there yet."""
     weight_share: float = field(metadata=_rule(float, _share, lambda _: 0.9))
     """Share of the exchange's weight limit to use, 0 < x <= 1."""
     workers: int = field(metadata=_rule(int, _positive, lambda _: min(16, 4 * (os.cpu_count() or 1))))

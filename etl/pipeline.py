@@ -327,7 +327,7 @@ class Pipeline:
                 continue
             covered = union(c.span for file in files for c in file.coverage)
             if lookback:
-                covered = subtract(covered, [TimeRange(max(0, now - lookback), MAX_TIME)])
+                covered = subtract(covered, [TimeRange(max(0, (now - lookback) // MINUTE * MINUTE), MAX_TIME)])
             contract = ends[series.market].get(series.symbol, Contract())
             if not contract.listed:  # the exchange has forgotten it and answers no question about it
                 span = TimeRange(min(span.start, contract.ends), min(span.end, contract.ends))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from etl.errors import Cancelled, Refused, UsageError
+from etl.lake.query import connect
 from etl.lake.store import Store
 from etl.model import Series
 from etl.pipeline import Pipeline, Selection, Stop, status
@@ -439,3 +440,12 @@ def test_a_bar_of_progress_bears_a_run_without_expected_rows(exchange, tmp_path)
     exchange.clock.advance(DAY)
     with Pipeline(settings(exchange, tmp_path / "lake"), progress=Bar()) as pipeline:
         assert pipeline.sync("update", stored=lambda _: True, lookback=HOUR).exit_code == 0
+
+
+def test_a_week_across_new_year_is_complete_in_the_ledger(exchange, tmp_path):
+    run(exchange, tmp_path / "lake", select("klines funding", "ETHUSDT", "1w", "2025-11-03", "2026-02-23"))
+    with connect(tmp_path / "lake") as connection:
+        weeks = connection.sql("SELECT day, verdict FROM ledger WHERE dataset = 'klines' ORDER BY day").fetchall()
+        days = connection.sql("SELECT DISTINCT verdict FROM ledger WHERE dataset = 'funding'").fetchall()
+    assert [verdict for day, verdict in weeks] == ["partial", "complete", "complete", "partial"]
+    assert days == [("complete",)]

@@ -10,6 +10,7 @@ import pytest
 
 from etl.ranges import parse_time
 from etl.sim.clock import Clock
+from etl.sim.faults import Faults
 from etl.sim.market import GeneratedWorld
 from etl.sim.server import Simulator
 
@@ -29,8 +30,8 @@ def place(tmp_path_factory):
         )
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def test_commands_and_python(place):
@@ -59,3 +60,13 @@ def test_make_targets_and_files_exist():
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_page_of_the_simulator(tmp_path):
+    page = (ROOT / "docs" / "simulator.md").read_text()
+    (rules,) = blocks("toml", page)
+    (tmp_path / "faults.toml").write_text(rules)
+    assert Faults.load(tmp_path / "faults.toml")
+    (code,) = blocks("python", page)
+    finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.startswith("http://127.0.0.1:")

@@ -71,7 +71,7 @@ _LEDGER_OF = {
     },
     False: {
         "settled": "settled AS (\n  SELECT s.market, s.symbol, date_trunc('day', s.funding_time) AS cell, count(*) AS rows,"
-        " min(epoch_ms(s.funding_time)) AS first\n"
+        " min(epoch_ms(date_trunc('minute', s.funding_time))) AS first\n"
         "  FROM read_parquet($files, hive_partitioning = true, hive_types_autocast = false) AS s\n  GROUP BY ALL\n),\n",
         "first": "SELECT s.market, s.symbol, min(s.first) AS first FROM settled AS s GROUP BY ALL",
         "first_of": "r.market = p.etl.market AND r.symbol = p.etl.symbol",

@@ -4,7 +4,7 @@
 --   source    of the answer that covers most of the cell; checked_at is the day of the latest answer
 --   verdict   not_listed: all that was asked lies before the first row. missing, outage: bars are absent from what one, or every,
 --             source answered. partial: not all of the cell was asked, or the series began in it. else complete.
---             `lost` is never said here: what could not be asked leaves no trace in a file.
+--             `lost` is never said here: a footer has `wanted` and `coverage`, and no word of why they differ.
 SELECT * FROM (
 WITH ${settled}footers AS (
   SELECT row_number() OVER () AS file, m.file_name, from_json(decode(m.value), '$footer') AS etl,
@@ -107,7 +107,7 @@ SELECT c.market, '$dataset' AS dataset, c.symbol, c.interval, c.cell::DATE AS da
   CASE
     WHEN c.life IS NULL THEN 'not_listed'
     WHEN c.missing > 0 THEN CASE WHEN c.rest = c.hole AND c.archive = c.hole THEN 'outage' ELSE 'missing' END
-    WHEN c.covered < c.whole OR c.life < c.covered THEN 'partial'
+    WHEN c.covered < c.whole OR CASE WHEN c.step IS NULL THEN c.life < c.covered ELSE c.expected < c.asked END THEN 'partial'
     ELSE 'complete'
   END AS verdict,
   epoch_ms(c.checked) AS checked_at
