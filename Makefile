@@ -39,7 +39,7 @@ contracts: install
 	$(BIN)/lint-imports
 
 bench: install ## measure against peers on the same work (installs them into .venv)
-	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m pip install --quiet "ccxt>=4.5" "python-binance>=1.0.30"
 	$(BIN)/python -m benchmarks
 
 lock: ## resolve the dependencies anew into requirements.lock
