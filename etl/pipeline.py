@@ -30,6 +30,7 @@ from .lake.symbols import Life, Symbols, alive, in_text
 from .model import Coverage, ExchangeInfo, Finding, Job, Partition, Receipt, Series
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
+from .schema import times as times_of
 from .transform import normalize, quality
 
 # A round trip to the exchange, for the estimate of --dry-run only.
@@ -508,7 +509,7 @@ class Pipeline:
         now = self.now(series.market)
         before = store.stored(partition)
         merged = normalize.merge(series, store.rows(partition), normalize.within(series, fresh, partition.period))
-        times = normalize.times(series, merged.rows)
+        times = times_of(series.dataset, merged.rows)
         known = before.coverage if before else ()
         final = subtract(answered, quality.too_young(series, times, answered, now))
         gained = subtract(final, [c.span for c in known])

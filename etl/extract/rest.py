@@ -18,6 +18,7 @@ from ..errors import BadAnswer, Cancelled, EtlError, Refused
 from ..grid import Times
 from ..model import Series, Window
 from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, TimeRange
+from ..schema import times as times_of
 from . import wire
 from .conversation import Conversation
 
@@ -73,7 +74,7 @@ class RestSource:
         if not market.newest_first:
             # startTime=0 counts as "not given" on some endpoints (binance-facts 1.6).
             for _ in range(denials):
-                found = _times(series, self.page(series, TimeRange(max(start, 1), MAX_TIME), 1, bounded=False))
+                found = times_of(series.dataset, self.page(series, TimeRange(max(start, 1), MAX_TIME), 1, bounded=False))
                 if (found >= start).any():
                     return int(found[found >= start].min())
             return None
@@ -94,7 +95,7 @@ class RestSource:
         """The first row of a range that a page can hold: when several answers for what lies before it were empty."""
         oldest, denials = None, 0
         while span and denials < DENIALS:
-            times = _times(series, self.page(series, span, limit))
+            times = times_of(series.dataset, self.page(series, span, limit))
             times = times[(times >= span.start) & (times < span.end)]
             if len(times):
                 oldest = int(times.min())
@@ -121,7 +122,7 @@ class RestSource:
         while pending:
             span, denials = pending.pop()
             page = self.page(series, span, limit)
-            times = _times(series, page)
+            times = times_of(series.dataset, page)
             inside = (times >= span.start) & (times < span.end)
             fresh = np.setdiff1d(times[inside], seen)
             if len(fresh):
@@ -166,7 +167,7 @@ class RestSource:
         while pending:
             asked, denials = pending.pop()
             page = self.page(series, asked, limit)
-            times = _times(series, page)
+            times = times_of(series.dataset, page)
             inside = (times >= asked.start) & (times < asked.end)
             answer = frozenset(zip(times.tolist(), page["rate_type"].to_pylist(), strict=True))
             keys = {key for key in answer if key[0] in asked}
@@ -218,7 +219,7 @@ class RestSource:
             )
             if sum(len(page) for page in answer.values()) >= endpoint.max_limit:
                 return self._split(series, span)
-            times = {symbol: _times(first, page) for symbol, page in answer.items()}
+            times = {symbol: times_of(first.dataset, page) for symbol, page in answer.items()}
             inside = {symbol: (some >= span.start) & (some < span.end) for symbol, some in times.items()}
             for symbol in answer.keys() & by_symbol.keys():
                 pages[by_symbol[symbol]].append(answer[symbol].filter(pa.array(inside[symbol])))
@@ -256,11 +257,6 @@ class RestSource:
         return self._conversation(series.market).get(
             endpoint.path, params, weight=endpoint.weight(limit), pool=endpoint.pool, decode=wire.decoder(series.dataset)
         )
-
-
-def _times(series: Series, page: pa.Table) -> Times:
-    column = page[registry.dataset(series.dataset).time_column]
-    return np.asarray(column.cast(pa.int64()).to_numpy())
 
 
 def _overdue(seen: set[_Key], asked: TimeRange) -> bool:

@@ -10,12 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .. import registry
 from ..errors import BadAnswer
-from ..grid import Times
 from ..model import Series
 from ..ranges import TimeRange
-from ..schema import arrow_schema
+from ..schema import arrow_schema, times
 
 # A settlement without rate type is a Regular one: the field exists since about 2026-07-23 (binance-facts 1.7).
 REGULAR = "Regular"
@@ -30,12 +28,6 @@ class Merged:
     changed: tuple[int, ...]
 
 
-def times(series: Series, rows: pa.Table) -> Times:
-    """The key times of the rows as ms UTC."""
-    column = rows[registry.dataset(series.dataset).time_column]
-    return np.asarray(column.cast(pa.int64()).to_numpy())
-
-
 def merge_pages(series: Series, pages: Sequence[pa.Table]) -> tuple[pa.Table, tuple[int, ...], BadAnswer | None]:
     """The rows of all pages, sorted and unique, without those for whose key two different rows came.
 
@@ -47,7 +39,7 @@ def merge_pages(series: Series, pages: Sequence[pa.Table]) -> tuple[pa.Table, tu
     second = int(np.flatnonzero(differs)[0])
     one, other = rows.slice(second - 1, 1).to_pylist()[0], rows.slice(second, 1).to_pylist()[0]
     error = BadAnswer(f"the exchange gave two different rows of {series} for one key: {_text(one)} and {_text(other)}")
-    moments = times(series, rows)
+    moments = times(series.dataset, rows)
     disputed = np.isin(moments, moments[differs])
     return rows.filter(pa.array(~repeats & ~disputed)), tuple(np.unique(moments[differs]).tolist()), error
 
@@ -59,14 +51,14 @@ def merge(series: Series, stored: pa.Table, fresh: pa.Table) -> Merged:
     rows, repeats, differs = _sorted(series, [stored, fresh])
     # A stored row comes before the fresh one of its key, because the sort is stable: keep the last of each pair.
     superseded = np.append(repeats[1:], False)
-    changed = tuple(int(time) for time in times(series, rows)[differs])
+    changed = tuple(int(time) for time in times(series.dataset, rows)[differs])
     kept = rows.filter(pa.array(~superseded)) if superseded.any() else rows
     return Merged(kept, len(fresh) - int(repeats.sum()), changed)
 
 
 def within(series: Series, rows: pa.Table, span: TimeRange) -> pa.Table:
     """The rows whose key time lies in `span`."""
-    moments = times(series, rows)
+    moments = times(series.dataset, rows)
     inside = (moments >= span.start) & (moments < span.end)
     return rows if inside.all() else rows.filter(pa.array(inside))
 
@@ -92,7 +84,7 @@ def _sorted(series: Series, tables: Sequence[pa.Table]) -> tuple[pa.Table, npt.N
     """All rows by key; which of them repeat the key before them; which of those differ from the row before them."""
     schema = arrow_schema(series.dataset)
     rows = pa.concat_tables([table for table in tables if len(table)] or [schema.empty_table()]).combine_chunks()
-    moments = times(series, rows)
+    moments = times(series.dataset, rows)
     has_rate_type = "rate_type" in schema.names
     kinds = rows["rate_type"].fill_null(REGULAR) if has_rate_type else None
     if len(rows) > 1 and (kinds is not None or not (moments[1:] > moments[:-1]).all()):

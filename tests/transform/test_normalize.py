@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from etl.errors import BadAnswer
 from etl.model import Series
 from etl.ranges import MINUTE, TimeRange, parse_time
-from etl.schema import arrow_schema
-from etl.transform.normalize import closed, merge, merge_pages, times, within
+from etl.schema import arrow_schema, times
+from etl.transform.normalize import closed, merge, merge_pages, within
 
 BARS = Series("um", "klines", "BTCUSDT", "1m")
 MARK = Series("um", "mark_klines", "BTCUSDT", "1m")
@@ -248,5 +248,5 @@ def test_settlements_are_always_closed():
 
 
 def test_times_are_milliseconds():
-    assert times(BARS, table(BARS, [bar(0), bar(2)])).tolist() == [START, START + 2 * MINUTE]
-    assert times(FUNDING, table(FUNDING, [settled(47)])).tolist() == [START + 47]
+    assert times(BARS.dataset, table(BARS, [bar(0), bar(2)])).tolist() == [START, START + 2 * MINUTE]
+    assert times(FUNDING.dataset, table(FUNDING, [settled(47)])).tolist() == [START + 47]
