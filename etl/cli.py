@@ -32,6 +32,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 log = logging.getLogger("etl")
 
+Format = Literal["table", "csv", "json", "parquet"]
+FORMATS: tuple[Format, ...] = ("table", "csv", "json", "parquet")
+
 # A terminal is for looking: so many rows of a table are shown there.
 TERMINAL_ROWS = 60
 
@@ -193,10 +196,10 @@ def update(datasets: tuple[str, ...], lookback: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("query")
-@click.option("--format", "form", type=click.Choice(["table", "csv", "json", "parquet"]), default="table", show_default=True)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Default: by the ending of FILE, else table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file instead of stdout.")
 @common
-def sql(query: str, form: Literal["table", "csv", "json", "parquet"], output: Path | None, **options: Any) -> None:
+def sql(query: str, form: Format | None, output: Path | None, **options: Any) -> None:
     """Run one query over the views; `-` reads it from stdin."""
     from .lake import query as querying  # noqa: PLC0415 - heavy
     from .pipeline import existing  # noqa: PLC0415 - heavy
@@ -206,6 +209,8 @@ def sql(query: str, form: Literal["table", "csv", "json", "parquet"], output: Pa
     text = sys.stdin.read() if query == "-" else query
     if options["as_json"]:
         form = "json"
+    elif form is None:
+        form = next((one for one in FORMATS if output and output.suffix == f".{one}"), "table")
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal; name a file with -o")
     with querying.run(settings.lake, text) as result:

@@ -113,6 +113,8 @@ def test_backfill_update_status_and_sql(etl, exchange, tmp_path):
     assert json.loads(answer.stdout) == [{"n": 228, "last": "2026-03-01T11:00:00Z"}]
     by_stdin = etl("sql", "-", "--format", "csv", stdin="SELECT DISTINCT symbol FROM klines", check=0)
     assert by_stdin.stdout == "symbol\nBTCUSDT\n"
+    etl("sql", "SELECT DISTINCT symbol FROM klines", "-o", "symbols.csv", check=0)
+    assert (tmp_path / "symbols.csv").read_text() == "symbol\nBTCUSDT\n"
     runs = json.loads(
         etl("sql", "SELECT command, rows_written, exit_code FROM runs ORDER BY rows_written DESC", "--json").stdout
     )
