@@ -207,10 +207,8 @@ def sql(query: str, form: Format | None, output: Path | None, **options: Any) ->
     settings = _settings(options)
     existing(settings)  # the lake is there, and of the network that the settings name
     text = sys.stdin.read() if query == "-" else query
-    if options["as_json"]:
-        form = "json"
-    elif form is None:
-        form = next((one for one in FORMATS if output and output.suffix == f".{one}"), "table")
+    by_ending: list[Format] = [one for one in FORMATS if output and output.suffix == f".{one}"]
+    form = "json" if options["as_json"] else form or [*by_ending, FORMATS[0]][0]
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal; name a file with -o")
     with querying.run(settings.lake, text) as result:
