@@ -35,7 +35,10 @@ def test_a_plain_answer(kit, http):
     assert request.headers["user-agent"].endswith("(+python-httpx)")
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(BODY), gzip.compress(BODY, 0), gzip.compress(b""), b""])
+PACKED = {"packed": gzip.compress(BODY), "stored": gzip.compress(BODY, 0), "packed nothing": gzip.compress(b""), "nothing": b""}
+
+
+@pytest.mark.parametrize("packed", PACKED.values(), ids=PACKED.keys())
 def test_gzip_is_unpacked(kit, http, packed):
     answer = http.get(kit.serve(kit.answer(packed, content_encoding="gzip")).url)
     assert answer.body == (gzip.decompress(packed) if packed else b"")
