@@ -69,7 +69,7 @@ TABLE = {
 def main() -> None:
     options = _options()
     packages = {name: _version(name) for name in ("binance-futures-etl", *dict.fromkeys(p.package for p in PEERS.values()))}
-    if absent := [name for name, found in packages.items() if found is None]:
+    if absent := [name for name, found in packages.items() if not found]:
         print(f"not installed and left out: {', '.join(absent)}; make bench installs them", file=sys.stderr)
     results = []
     for name in [name for name in SCENARIOS if getattr(options, name)] or ["quick"]:
@@ -83,7 +83,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({"host": host, "scenarios": results}, indent=2))
     else:
-        print(", ".join(f"{name} {value}" for name, value in host.items()))
+        print(", ".join(f"{name} {value}" for name, value in host.items() if value))
     if any(result["contestants"]["etl"][name] for result in results for name in ("exit_code", "missing", "wrong", "open")):
         sys.exit("etl did not store what the exchange has")
 
