@@ -337,7 +337,7 @@ _PRICES = ("bid", "bid_qty", "ask", "ask_qty")
 
 
 def _timestamp(time: int) -> pd.Timestamp:
-    import pandas as pd  # noqa: PLC0415
+    import pandas as pd  # noqa: PLC0415 - heavy, and not every call needs it
 
     return pd.Timestamp(time, unit="ms", tz="UTC")
 

@@ -208,5 +208,5 @@ def _enforce_deadline(client: httpx.Client) -> None:
     """
     for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001 - see above
         if isinstance(transport, httpx.HTTPTransport):
-            pool = transport._pool  # noqa: SLF001
-            pool._network_backend = _Backend(pool._network_backend)  # noqa: SLF001
+            pool = transport._pool  # noqa: SLF001 - httpx offers no public way
+            pool._network_backend = _Backend(pool._network_backend)  # noqa: SLF001 - httpx offers no public way

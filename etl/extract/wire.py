@@ -177,12 +177,12 @@ class _Symbol(msgspec.Struct):
     symbol: str
     pair: str | None = None
     baseAsset: str | None = None  # noqa: N815 - the names on the wire
-    quoteAsset: str | None = None  # noqa: N815
-    contractType: str | None = None  # noqa: N815
+    quoteAsset: str | None = None  # noqa: N815 - the name on the wire
+    contractType: str | None = None  # noqa: N815 - the name on the wire
     status: str | None = None
-    contractStatus: str | None = None  # noqa: N815
-    onboardDate: int | None = None  # noqa: N815
-    deliveryDate: int | None = None  # noqa: N815
+    contractStatus: str | None = None  # noqa: N815 - the name on the wire
+    onboardDate: int | None = None  # noqa: N815 - the name on the wire
+    deliveryDate: int | None = None  # noqa: N815 - the name on the wire
     filters: list[dict[str, Any]] = []
 
 
