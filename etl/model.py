@@ -53,6 +53,17 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveLayout:
+    """How the bulk archive keeps a dataset: the name of its `folder`, the field at each position of a CSV line (`_` where unused),
+    and whether there are `daily` files besides the monthly ones.
+    """
+
+    folder: str
+    fields: tuple[str, ...]
+    daily: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Market:
     """A market of the exchange: where it answers and how it limits."""
 
@@ -89,6 +100,7 @@ class Dataset:
     wire: tuple[str, ...]
     """For rows that are arrays: the field at each position (`_` where unused).
     For rows that are objects: the field of each column, in the columns' order."""
+    archive: ArchiveLayout
     has_interval: bool = True
 
     @property
@@ -130,6 +142,24 @@ class Coverage:
     span: TimeRange
     source: Source
     checked: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ArchiveFile:
+    """A zip of the bulk archive: the rows of one series in one UTC day or calendar month."""
+
+    span: TimeRange
+    key: str
+    """Where it lies below the archive's base URL, not percent-encoded."""
+    size: int | None = None
+    """Bytes of the zip, None where no listing told."""
+    etag: str | None = None
+    """The object's version in the archive, without quotes; it changes when the file is published again."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether a listing named it; what it did not name may be there all the same, because listings can be stale."""
+        return self.etag is not None
 
 
 @dataclass(frozen=True, slots=True)

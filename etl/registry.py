@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from .errors import UsageError
-from .model import Column, Dataset, Endpoint, Market, PageTier
+from .model import ArchiveLayout, Column, Dataset, Endpoint, Market, PageTier
 from .ranges import DAY, HOUR, MINUTE, Interval
 
 INTERVALS = {
@@ -90,11 +90,13 @@ _BAR_COLUMNS = (
     Column("taker_buy_quote_volume", "float"),
 )
 
+# The archive's columns are those of REST, in the same order (binance-facts 9.4).
 _KLINES = Dataset(
     name="klines",
     columns=_BAR_COLUMNS,
     key=("open_time",),
     wire=tuple(column.name for column in _BAR_COLUMNS),
+    archive=ArchiveLayout("klines", (*(column.name for column in _BAR_COLUMNS), "_")),
     endpoints={
         "um": Endpoint("/fapi/v1/klines", _FUTURES_TIERS),
         "cm": Endpoint("/dapi/v1/klines", _FUTURES_TIERS),
@@ -106,6 +108,7 @@ _PRICE_BARS = replace(
     _KLINES,
     columns=tuple(c for c in _BAR_COLUMNS if c.name in {"open_time", "open", "high", "low", "close", "close_time"}),
     wire=("open_time", "open", "high", "low", "close", "_", "close_time"),
+    archive=ArchiveLayout("", ("open_time", "open", "high", "low", "close", "_", "close_time", *["_"] * 5)),
 )
 
 
@@ -113,7 +116,8 @@ def _price_bars(name: str, path: str, symbol_param: str = "symbol") -> Dataset:
     def endpoint(prefix: str) -> Endpoint:
         return Endpoint(f"{prefix}/{path}", _FUTURES_TIERS, symbol_param="pair" if symbol_param == "pair" else "symbol")
 
-    return replace(_PRICE_BARS, name=name, endpoints={"um": endpoint("/fapi/v1"), "cm": endpoint("/dapi/v1")})
+    endpoints = {"um": endpoint("/fapi/v1"), "cm": endpoint("/dapi/v1")}
+    return replace(_PRICE_BARS, name=name, endpoints=endpoints, archive=replace(_PRICE_BARS.archive, folder=path))
 
 
 DATASETS = {
@@ -130,6 +134,7 @@ DATASETS = {
             ),
             key=("funding_time", "rate_type"),
             wire=("fundingTime", "fundingRate", "markPrice", "rateType"),
+            archive=ArchiveLayout("fundingRate", ("funding_time", "_", "funding_rate"), daily=False),
             endpoints={
                 "um": Endpoint("/fapi/v1/fundingRate", (PageTier(1000, 1),), pool="funding", without_symbol=True),
                 "cm": Endpoint("/dapi/v1/fundingRate", (PageTier(1000, 1),)),

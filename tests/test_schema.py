@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from etl.errors import UsageError
-from etl.model import Column, Dataset, Endpoint, PageTier
+from etl.model import ArchiveLayout, Column, Dataset, Endpoint, PageTier
 from etl.registry import DATASETS
 from etl.schema import arrow_schema
 
@@ -76,6 +76,7 @@ def test_a_declaration_is_all_that_a_new_dataset_needs():
         key=("time",),
         wire=("timestamp", "sumOpenInterest", "note"),
         endpoints={"um": Endpoint("/futures/data/openInterestHist", (PageTier(500, 1),))},
+        archive=ArchiveLayout("openInterest", ("time", "open_interest", "note")),
         has_interval=False,
     )
     try:
