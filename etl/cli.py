@@ -119,7 +119,10 @@ writing = _stack(
     click.option("--weight-share", type=float, help="Share of the exchange's weight limit to use."),
     click.option("--workers", type=int, help="Concurrent requests."),
     click.option(
-        "--source", type=click.Choice(["auto", "rest"]), default="auto", help="Where data comes from (auto is rest for now)."
+        "--source",
+        type=click.Choice(["auto", "rest", "archive"]),
+        default="auto",
+        help="Ask REST, the bulk archive, or (auto, the default) whichever is cheaper for each range.",
     ),
 )
 
@@ -441,17 +444,18 @@ def _sync(
     quiet = options["quiet"] or options["dry_run"]
     with (
         _stoppable(options["max_duration"]) as stop,
-        Pipeline(settings, stop=stop, progress=_progress(settings, quiet=quiet)) as pipeline,
+        Pipeline(settings, source=options["source"], stop=stop, progress=_progress(settings, quiet=quiet)) as pipeline,
     ):
         outcome = pipeline.sync(
             command, selections, stored=stored, lookback=lookback, dry_run=options["dry_run"], wait=options["wait"] or 0.0
         )
     if outcome.dry_run:
+        prepared = outcome.requests, outcome.weight
         if options["as_json"]:
-            document = report.plan_json(outcome.jobs, outcome.eta_s)
+            document = report.plan_json(outcome.jobs, outcome.eta_s, prepared)
             _print_json({**document, **_failures(outcome)})
         else:
-            click.echo(report.plan_text(outcome.jobs, outcome.eta_s))
+            click.echo(report.plan_text(outcome.jobs, outcome.eta_s, prepared))
         for series, error in outcome.failed:
             log.error("%s cannot be planned: %s", series, error)
         sys.exit(outcome.exit_code)
@@ -470,7 +474,8 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "bytes_downloaded": outcome.bytes_downloaded,
         "elapsed_s": round(outcome.elapsed_s, 3),
         "gaps": [{**report.span_json(gap.series, gap.span), "verdict": gap.verdict} for gap in outcome.gaps],
-        "changed": [report.finding_json(finding) for finding in outcome.changed],
+        "changed": [report.finding_json(finding) for finding in outcome.findings if finding.check == "changed"],
+        "findings": [report.finding_json(finding) for finding in outcome.findings if finding.check != "changed"],
         **_failures(outcome),
     }
     return document
@@ -488,7 +493,7 @@ def _failures(outcome: Outcome) -> dict[str, Any]:
 
 
 def _say_outcome(outcome: Outcome) -> None:
-    for finding in outcome.changed:
+    for finding in outcome.findings:
         log.warning("%s: %s", finding.series, finding.message)
     for series, error in outcome.failed:
         log.error("%s failed: %s", series, error)

@@ -118,11 +118,9 @@ class Settings:
     """Base URL of the REST interface of COIN-M futures."""
     spot_url: str = field(metadata=_rule(str, _url, _market_url("spot")))
     """Base URL of the REST interface of spot."""
-    archive_url: str = field(metadata=_rule(str, _url, lambda _: "https://data.binance.vision"))
+    archive_url: str = field(metadata=_rule(str, _url, lambda _: registry.ARCHIVE_URL))
     """Base URL of the bulk archive, above `/data/futures/um`."""
-    archive_index_url: str = field(
-        metadata=_rule(str, _url, lambda _: "https://s3-ap-northeast-1.amazonaws.com/data.binance.vision")
-    )
+    archive_index_url: str = field(metadata=_rule(str, _url, lambda _: registry.ARCHIVE_INDEX_URL))
     """S3 listing of the bulk archive."""
     state_dir: Path = field(metadata=_rule(str, _folder, _default_state_dir))
     """Folder for the weight budgets and bans that the processes of this host will share; nothing is kept there yet."""

@@ -54,8 +54,8 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLayout:
-    """How the bulk archive keeps a dataset: the name of its `folder`, the field at each position of a CSV line (`_` where unused),
-    and whether there are `daily` files besides the monthly ones.
+    """How the bulk archive keeps a dataset: the name of its `folder`, the field at each position of a CSV line (`_` where
+    unused), and whether there are `daily` files besides the monthly ones.
     """
 
     folder: str
@@ -137,11 +137,19 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """A source answered for `span`; `checked` is the UTC day of the answer by the exchange's clock (ms of its midnight)."""
+    """A source answered for `span`; `checked` is the UTC day of the answer by the exchange's clock (ms of its midnight).
+
+    An answer of the archive names its file (`key`), the file's digest and version; all are None where there was no such file.
+    """
 
     span: TimeRange
     source: Source
     checked: int
+    key: str | None = None
+    sha256: str | None = None
+    etag: str | None = None
+    former: tuple[str, ...] = ()
+    """Digests of earlier publications of the file that were read, oldest first."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -164,9 +172,10 @@ class ArchiveFile:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A range to ask for in pages of `limit` rows; `requests`, `weight` and `rows` are what that is expected to take and bring.
+    """A range to ask for, in pages of `limit` rows over REST, or in a `file` of the archive.
 
-    For bars this is one page that holds the whole range.
+    `requests`, `weight`, `rows` and `bytes` are what that is expected to take and bring. For bars over REST this is one page
+    that holds the whole range.
     """
 
     span: TimeRange
@@ -174,6 +183,13 @@ class Window:
     requests: int
     weight: int
     rows: int
+    file: ArchiveFile | None = None
+    bytes: int = 0
+
+    @property
+    def source(self) -> Source:
+        """Who is asked."""
+        return "rest" if self.file is None else "archive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +201,22 @@ class Job:
 
     series: tuple[Series, ...]
     partitions: tuple[Partition, ...]
-    source: Source
+    sources: tuple[Source, ...]
+    """Who may be asked, also for what the windows turn out not to bring."""
     windows: tuple[Window, ...]
     empty: tuple[TimeRange, ...] = ()
-    """Ranges that the source already answered with nothing, to be recorded as covered."""
+    """Ranges that the sources in `empty_by` already answered with nothing, to be recorded as covered."""
+    empty_by: tuple[Source, ...] = ("rest",)
     life: TimeRange = ALWAYS
     """Absent bars are gaps only inside this."""
+    loose: bool = False
+    """Whether `life` only says which files there are: then it begins with the first row in it, and ends with the last one."""
     wanted: int | None = None
     """Since when the series is wanted (ms UTC); kept with the data, so that a later run knows of a lost beginning."""
+    rest_from: int = 0
+    """REST is known to have no bar before this (ms UTC)."""
+    files: tuple[ArchiveFile, ...] = ()
+    """Of settlements, of which REST is asked first: the archive's files for what it turns out not to have."""
 
     @property
     def requests(self) -> int:
@@ -206,8 +230,13 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """About how many rows the planned pages bring."""
+        """About how many rows the planned windows bring."""
         return sum(window.rows for window in self.windows)
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes of zips are planned to be downloaded."""
+        return sum(window.bytes for window in self.windows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +278,8 @@ class Finding:
     span: TimeRange
     count: int
     message: str
+    times: tuple[int, ...] = ()
+    """The times of the rows, where they are listed (ms UTC)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,27 +14,25 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Self
 
-import pyarrow as pa
-
-from . import execute, registry
+from . import execute, publication, registry
 from . import plan as planning
 from .config import Settings
 from .errors import BadAnswer, Cancelled, EtlError, LakeError, Refused, SeriesFailed, UsageError
-from .extract.conversation import Conversation
-from .extract.limits import WeightBudget
-from .extract.rest import RestSource
 from .lake import views
 from .lake.files import replace_file
 from .lake.store import Store, Stored
-from .lake.symbols import Life, Symbols, alive, in_text
-from .model import Coverage, ExchangeInfo, Finding, Job, Partition, Receipt, Series
+from .lake.symbols import BETWEEN_LIVES, Life, Symbols, alive, ended, in_text
+from .model import Coverage, Finding, Job, Partition, Receipt, Series
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
-from .schema import times as times_of
-from .transform import normalize, quality
+from .sources import Choice, Sources, is_over
+from .work import Listing, Worker
 
 # A round trip to the exchange, for the estimate of --dry-run only.
 TYPICAL_LATENCY_S = 0.15
+# The archive's files for so short a time are asked for by their names: a listing would cost as much.
+FEW_DAYS = 3 * DAY
+MONTH = 31 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +62,11 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Until when a contract trades (ms UTC), and whether the exchange still lists it."""
+    """Until when a contract trades, since when it is listed (ms UTC), and whether the exchange still lists it."""
 
     ends: int = MAX_TIME
     listed: bool = True
+    onboard: int | None = None
 
 
 @dataclass(slots=True)
@@ -85,7 +84,7 @@ class Outcome:
     bytes_downloaded: int = 0
     elapsed_s: float = 0.0
     gaps: list[Gap] = field(default_factory=list)
-    changed: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     failed: list[tuple[Series, EtlError]] = field(default_factory=list)
     stopped: EtlError | None = None
     """What ended the run before its work was done: the exchange's refusal, a signal, --max-duration."""
@@ -125,17 +124,17 @@ class Progress:
 class Pipeline:
     """Runs selections against one lake. Use as a context manager; one thread at a time."""
 
-    def __init__(self, settings: Settings, *, stop: Stop | None = None, progress: Progress | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, source: Choice = "auto", stop: Stop | None = None, progress: Progress | None = None
+    ) -> None:
         self.settings = settings
         self._stop = stop or Stop()
         self._progress = progress or Progress()
-        self._conversations: dict[str, Conversation] = {}
-        self._budgets: dict[str, WeightBudget] = {}
-        self._infos: dict[str, ExchangeInfo] = {}
-        self._now: dict[str, int] = {}
+        self._sources = Sources(settings, self._stop, source)
+        self._contracts: dict[str, dict[str, Contract]] = {}
         self._stored_rows: dict[Partition, int] = {}
-        self._pages = ThreadPoolExecutor(settings.workers, thread_name_prefix="page")
-        self._source = RestSource(self.conversation, self._pages)
+        self._read: dict[Series, list[Coverage]] = {}
+        self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="ask")
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -144,32 +143,8 @@ class Pipeline:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             self._stop.set()
-        self._pages.shutdown(cancel_futures=True)
-        for conversation in self._conversations.values():
-            conversation.close()
-
-    # The exchange
-
-    def conversation(self, market: str) -> Conversation:
-        """The one conversation with a market; markets of one pool at one host share a weight budget."""
-        if market not in self._conversations:
-            declared, share = registry.market(market), self.settings.weight_share
-            budget = self._budgets.setdefault(declared.pool, WeightBudget(declared.weight_limit, share))
-            url = getattr(self.settings, f"{market}_url")
-            self._conversations[market] = Conversation(declared, url, share=share, stop=self._stop, budget=budget)
-        return self._conversations[market]
-
-    def exchange_info(self, market: str) -> ExchangeInfo:
-        """The symbol rules, asked once a run."""
-        if market not in self._infos:
-            self._infos[market] = self.conversation(market).exchange_info()
-        return self._infos[market]
-
-    def now(self, market: str) -> int:
-        """The exchange's clock at the beginning of the run (ms UTC): one moment decides what is closed."""
-        if market not in self._now:
-            self._now[market] = self.conversation(market).now()
-        return self._now[market]
+        self._threads.shutdown(cancel_futures=True)
+        self._sources.close()
 
     # Runs
 
@@ -197,15 +172,17 @@ class Pipeline:
                 f"nothing to do: the lake at {root} holds no such series; etl backfill, or config/universe.toml, adds them"
             )
         if dry_run:
-            wants = self._probe(self._wants(store, asked, lookback, outcome), outcome)
+            wants = self._probe(self._filed(self._wants(store, asked, lookback, outcome)), outcome)
             outcome.jobs = self._plan(wants, store)
             outcome.eta_s = self._eta(outcome.jobs)
+            self._count(outcome)
             return outcome
         with store.lock(wait, sleep=self._stop.wait):
             store = Store.open(root, network=network, layout=layout)  # another writer may have made it meanwhile
             store.create(network)
             wants = self._wants(store, asked, lookback, outcome)
             try:
+                wants = self._filed(wants)
                 self._run(outcome, store, wants)
             except (Refused, Cancelled) as error:
                 outcome.stopped = error
@@ -220,9 +197,16 @@ class Pipeline:
     def _run(self, outcome: Outcome, store: Store, wants: Sequence[Want]) -> None:
         outcome.jobs = self._plan(self._probe(wants, outcome), store)
         self._progress.start(outcome.jobs, self._spent)
-        receipts = execute.in_threads(
-            lambda job: self._work(store, job), outcome.jobs, workers=self.settings.workers, load=self._load
+        worker = Worker(
+            store,
+            self._sources.rest,
+            self._sources.archive,
+            self._threads,
+            now=self._sources.now,
+            listing=lambda series: self._listing(store, series),
+            answered=self._progress.page,
         )
+        receipts = execute.in_threads(worker.run, outcome.jobs, workers=self.settings.workers, load=self._load)
         try:
             for receipt in receipts:
                 self._progress.receipt(receipt)
@@ -236,15 +220,15 @@ class Pipeline:
         return job.rows + sum(self._stored_rows.get(partition, 0) for partition in job.partitions)
 
     def _spent(self) -> int:
-        return sum(conversation.stats.weight for conversation in self._conversations.values())
+        return sum(stats.weight for stats in self._sources.stats())
 
     def _account(self, outcome: Outcome, receipt: Receipt) -> None:
         outcome.rows_written += receipt.rows_written
         outcome.partitions_written += receipt.partitions_written
-        outcome.changed += receipt.findings
+        outcome.findings += receipt.findings
         if receipt.error is None:
             return
-        if isinstance(receipt.error, Refused | Cancelled):
+        if isinstance(receipt.error, Cancelled) or (isinstance(receipt.error, Refused) and not _archived(outcome.jobs)):
             outcome.stopped = outcome.stopped or receipt.error
             self._stop.set()
         else:
@@ -253,21 +237,24 @@ class Pipeline:
     def _finish(self, outcome: Outcome, store: Store) -> None:
         """What is derived: symbol rules, views, and the record of this run. What of it fails ends the run with that error."""
         try:
-            for market, info in self._infos.items():
+            for market, info in self._sources.infos.items():
                 Symbols(store.root, market).update(info.symbols, self._lives(outcome, store, market))
             views.write_catalog(store.root)
         except LakeError as error:
             outcome.stopped = outcome.stopped or error
-        for stats in (conversation.stats for conversation in self._conversations.values()):
-            outcome.requests += stats.requests
-            outcome.weight += stats.weight
-            outcome.bytes_downloaded += stats.bytes_downloaded
+        self._count(outcome)
         outcome.elapsed_s = time.monotonic() - self._started
         self._record(outcome, store)
 
+    def _count(self, outcome: Outcome) -> None:
+        for stats in self._sources.stats():
+            outcome.requests += stats.requests
+            outcome.weight += stats.weight
+            outcome.bytes_downloaded += stats.bytes_downloaded
+
     def _record(self, outcome: Outcome, store: Store) -> None:
         """Add this run to the month's file of run records, by replacing it."""
-        now = max(self._now.values(), default=0)
+        now = self._sources.latest
         path = store.root / "runs" / f"{iso(now)[:7]}.jsonl"
         record = {
             "run_id": uuid.uuid4().hex,
@@ -302,9 +289,9 @@ class Pipeline:
                 except LakeError as error:
                     outcome.failed.append((series, error))
                     continue
-                asked.append((series, _wanted_since(files), self.now(series.market)))
+                asked.append((series, _wanted_since(files), self._sources.now(series.market)))
         for selection in selections:
-            now = self.now(selection.market)
+            now = self._sources.now(selection.market)
             if selection.start is not None and selection.start >= now:
                 raise UsageError(f"--start {iso(selection.start)} lies in the future: the exchange's clock says {iso(now)}")
             end = now if selection.end is None else selection.end
@@ -314,9 +301,8 @@ class Pipeline:
     def _wants(self, store: Store, asked: Sequence[tuple[Series, int, int]], lookback: int, outcome: Outcome) -> list[Want]:
         """What is wanted of each series, each series once; a series whose files cannot be read fails alone."""
         wants: dict[Series, Want] = {}
-        ends = {market: self._ends(store, market) for market in {series.market for series, _, _ in asked}}
         for series, start, end in asked:
-            now = self.now(series.market)
+            now = self._sources.now(series.market)
             span = planning.wanted(series, max(start, registry.market(series.market).first_time), end, now)
             if series in wants:
                 before = wants[series].span
@@ -327,32 +313,76 @@ class Pipeline:
                 outcome.failed.append((series, error))
                 continue
             covered = union(c.span for file in files for c in file.coverage)
-            if lookback:
-                covered = subtract(covered, [TimeRange(max(0, (now - lookback) // MINUTE * MINUTE), MAX_TIME)])
-            contract = ends[series.market].get(series.symbol, Contract())
+            recent = TimeRange(max(0, (now - lookback) // MINUTE * MINUTE), MAX_TIME) if lookback else None
+            contract = self._contract(store, series)
+            sources = self._sources.of(series.market, listed=contract.listed)
+            if recent and "rest" in sources:  # what is published is read again only where it was published again
+                covered = subtract(covered, [recent])
             if not contract.listed:  # the exchange has forgotten it and answers no question about it
                 span = TimeRange(min(span.start, contract.ends), min(span.end, contract.ends))
             self._stored_rows |= {file.partition: file.rows for file in files}
             first_row = min((file.first for file in files if file.first is not None), default=None)
             holes = tuple(hole for file in files for hole in file.holes)
             wanted = min(span.start, _wanted_since(files)) if files else span.start
-            wants[series] = Want(series, span, covered, first_row, contract.ends, holes, wanted=wanted)
+            want = Want(series, span, covered, first_row, contract.ends, holes, wanted=wanted, sources=sources)
+            wants[series] = want
+            if lookback and "archive" in sources:
+                self._read[series] = [entry for file in files for entry in file.coverage if entry.sha256]
         return sorted(wants.values(), key=lambda want: (want.series.market, want.series.dataset))
 
-    def _ends(self, store: Store, market: str) -> dict[str, Contract]:
-        """When each known contract ends, and whether the exchange still lists it; a pair never ends."""
-        known: dict[str, Contract] = {}
-        for symbol, row in Symbols(store.root, market).rows().items():
-            delivery = row["delivery_time"]
-            known[symbol] = Contract(delivery if isinstance(delivery, int) else MAX_TIME, listed=False)
-        for rule in self.exchange_info(market).symbols:
-            known[rule.pair or rule.symbol] = Contract()
-        for rule in self.exchange_info(market).symbols:
-            known[rule.symbol] = Contract(rule.delivery_time or MAX_TIME)
-        return known
+    def _contract(self, store: Store, series: Series) -> Contract:
+        """What is known of the contract; a pair never ends. What nobody lists may still trade where REST may not be asked."""
+        market = series.market
+        if market not in self._contracts:
+            known: dict[str, Contract] = {}
+            for symbol, row in Symbols(store.root, market).rows().items():
+                known[symbol] = Contract(ended(row), listed=False)
+            for rule in self._sources.exchange_info(market).symbols:
+                known[rule.pair or rule.symbol] = Contract()
+            for rule in self._sources.exchange_info(market).symbols:
+                known[rule.symbol] = Contract(rule.delivery_time or MAX_TIME, onboard=rule.onboard_time)
+            self._contracts[market] = known
+        return self._contracts[market].get(series.symbol, Contract(listed=False))
+
+    def _listing(self, store: Store, series: Series) -> Listing:
+        contract = self._contract(store, series)
+        return Listing(contract.onboard, contract.ends if contract.ends < MAX_TIME and contract.listed else None)
+
+    def _filed(self, wants: Sequence[Want]) -> list[Want]:
+        """The wants with what the archive has for them, where that can be worth a listing."""
+
+        def helps(want: Want) -> bool:
+            market = want.series.market
+            return planning.listing_helps(want, self._minute_weight(market), self._sources.now(market))
+
+        def file(want: Want) -> Want:
+            found = self._files(want) if helps(want) else want
+            entries = self._read.get(want.series)
+            return replace(found, reread=self._sources.republished(want.series, entries)) if entries else found
+
+        futures = [self._threads.submit(file, want) if helps(want) or want.series in self._read else None for want in wants]
+        try:
+            return [future.result() if future else want for want, future in zip(wants, futures, strict=True)]
+        finally:
+            for waiting in futures:
+                if waiting:
+                    waiting.cancel()
+
+    def _files(self, want: Want) -> Want:
+        missing, now = want.missing, self._sources.now(want.series.market)
+        span = TimeRange(missing[0].start, missing[-1].end)
+        if "rest" in want.sources and span.end - span.start <= FEW_DAYS:
+            return replace(want, files=tuple(publication.expected(want.series, span, now)))
+        files, listed = self._sources.files(want.series, span)
+        silent = now - publication.LATEST - publication.DAILY_DUE if listed or "rest" not in want.sources else 0
+        want = replace(want, files=files, silent_before=max(0, silent))
+        if "rest" not in want.sources and is_over(files, now):
+            ends = min(want.ends, max(file.span.end for file in files))
+            want = replace(want, ends=ends, span=TimeRange(min(want.span.start, ends), min(want.span.end, ends)))
+        return want
 
     def _expand(self, store: Store, selection: Selection) -> Iterable[Series]:
-        rules = self.exchange_info(selection.market).symbols
+        rules = self._sources.exchange_info(selection.market).symbols
         for name in selection.datasets:
             dataset = registry.dataset(name)
             if selection.market not in dataset.endpoints:
@@ -370,36 +400,53 @@ class Pipeline:
                     yield series
 
     def _symbols(self, selection: Selection, dataset: str, names: dict[str, bool], stored: set[str]) -> list[str]:
+        market = selection.market
         chosen: list[str] = []
         for symbol in selection.symbols:
             if symbol == "all":
-                chosen += sorted(name for name, trading in names.items() if trading)
+                trading = [name for name, trades in names.items() if trades]
+                chosen += sorted(trading if self._sources.asks_rest(market) else self._alive(market, dataset))
             elif symbol == "ever":
-                chosen += sorted({*names, *stored})
-            elif symbol in names or symbol in stored:
+                chosen += sorted({*names, *stored, *self._sources.folders(market, dataset)})
+            elif symbol in names or symbol in stored or symbol in self._sources.folders(market, dataset):
                 chosen.append(symbol)
             else:
-                near = get_close_matches(symbol.upper(), names, n=3)
+                near = get_close_matches(symbol.upper(), {*names, *self._sources.folders(market, dataset)}, n=3)
                 hint = f"; did you mean {' or '.join(near)}?" if near else "; etl symbols lists what there is"
-                raise UsageError(f"market {selection.market} has no symbol {symbol!r} for {dataset}{hint}")
+                raise UsageError(f"market {market} has no symbol {symbol!r} for {dataset}{hint}")
         return list(dict.fromkeys(chosen))
+
+    def _alive(self, market: str, dataset: str) -> list[str]:
+        """The symbols (or pairs) of which the archive still gets new files."""
+        now = self._sources.now(market)
+        interval = "1d" if registry.dataset(dataset).has_interval else None
+
+        def alive(symbol: str) -> bool:
+            files, listed = self._sources.files(Series(market, dataset, symbol, interval), TimeRange(now - MONTH, now))
+            return listed and not is_over(files, now)
+
+        symbols = self._sources.folders(market, dataset)
+        return [symbol for symbol, lives in zip(symbols, self._threads.map(alive, symbols), strict=True) if lives]
 
     def _probe(self, wants: Sequence[Want], outcome: Outcome) -> list[Want]:
         """Ask for the first bar of every series of which nothing is known before what is missing; a failed one fails alone."""
         answers = (1,) if outcome.dry_run else ()  # a plan may err; a run must not take one empty answer for the truth
 
         def probe(want: Want) -> Want:
-            first = self._source.first_bar(want.series, want.missing[0].start, *answers)
-            if first is None or (want.first_row is not None and first > want.first_row):
+            first = self._sources.rest.first_bar(want.series, want.missing[0].start, *answers)
+            if not want.files and (first is None or (want.first_row is not None and first > want.first_row)):
                 self._doubt(want, first)
             return replace(want, first_bar=first, probed=True)
 
         probed: list[Want] = []
-        futures = [self._pages.submit(probe, want) if want.needs_probe else None for want in wants]
+        futures = [self._threads.submit(probe, want) if want.needs_probe else None for want in wants]
         for want, future in zip(wants, futures, strict=True):
             try:
                 probed.append(future.result() if future else want)
-            except (Refused, Cancelled):
+            except Refused as error:
+                self._sources.refused(want.series.market, error)
+                probed.append(self._files(replace(want, sources=("archive",))))
+            except Cancelled:
                 for waiting in futures:
                     if waiting:
                         waiting.cancel()
@@ -412,7 +459,9 @@ class Pipeline:
         """An answer without a first bar must not erase what is known to be there: BadAnswer, and the series is asked again."""
         since = want.first_row
         if since is None:
-            rules = {rule.symbol: rule for rule in self.exchange_info(want.series.market).symbols}.get(want.series.symbol)
+            rules = {rule.symbol: rule for rule in self._sources.exchange_info(want.series.market).symbols}.get(
+                want.series.symbol
+            )
             if rules is None or rules.status != "TRADING" or rules.onboard_time is None:
                 return
             since = rules.onboard_time + DAY
@@ -428,7 +477,7 @@ class Pipeline:
         return planning.plan(wants, store.partitions, self._minute_weight)
 
     def _minute_weight(self, market: str) -> float:
-        limit = self.exchange_info(market).weight_limit or registry.market(market).weight_limit
+        limit = self._sources.exchange_info(market).weight_limit or registry.market(market).weight_limit
         return limit * self.settings.weight_share
 
     def _eta(self, jobs: Sequence[Job]) -> float:
@@ -445,91 +494,14 @@ class Pipeline:
         trips = sum(job.requests for job in jobs) * TYPICAL_LATENCY_S / self.settings.workers
         return float(max(minutes * MINUTE / 1000, windows * registry.FUNDING_WINDOW / 1000, trips))
 
-    # Jobs
-
-    def _work(self, store: Store, job: Job) -> Receipt:
-        """Fetch a job's windows, then replace its partitions; what was answered is kept also when a part of it failed."""
-        pages: dict[Series, list[pa.Table]] = defaultdict(list)
-        answered = list(job.empty)
-        errors: list[EtlError] = []
-        for fetched in self._source.fetch(job.series, job.windows):
-            if fetched.error is not None:
-                errors.append(fetched.error)
-                continue
-            answered.append(fetched.window.span)
-            for series, some in fetched.pages.items():
-                pages[series] += some
-            self._progress.page(fetched.window.rows)
-        rows = partitions = 0
-        findings: list[Finding] = []
-        for series in job.series:
-            try:
-                mine = [partition for partition in job.partitions if partition.series == series]
-                fresh, disputed, conflict = normalize.merge_pages(series, pages.pop(series, []))
-                if conflict is not None:
-                    errors.append(conflict)
-                fresh = normalize.closed(fresh, self.now(series.market))
-                final = subtract(answered, (TimeRange(time, time + 1) for time in disputed))
-                for partition, spans in self._places(store, mine, final, fresh):
-                    merged = self._replace(store, partition, spans, fresh, job)
-                    if merged is None:
-                        continue
-                    partitions += 1
-                    rows += merged.new + len(merged.changed)
-                    findings += _changes(series, merged)
-            except EtlError as error:
-                errors.append(error)
-        worst = next((e for e in errors if isinstance(e, Refused | Cancelled)), errors[0] if errors else None)
-        return Receipt(job, rows, partitions, tuple(findings), worst)
-
-    def _places(
-        self, store: Store, partitions: Sequence[Partition], answered: Sequence[TimeRange], fresh: pa.Table
-    ) -> Iterable[tuple[Partition, tuple[TimeRange, ...]]]:
-        """Which partition records which answers: its own period's, and what was answered with nothing before it.
-
-        So a series that began in 2024 has no files for the years before; a file has no rows only where it must be the last.
-        """
-        carried: tuple[TimeRange, ...] = ()
-        for index, partition in enumerate(partitions):
-            period = TimeRange(0, partition.period.end) if index == 0 else partition.period
-            spans = union([*carried, *intersection(answered, [period])])
-            has_rows = len(normalize.within(partition.series, fresh, partition.period)) > 0
-            if has_rows or index == len(partitions) - 1 or store.path(partition).exists():
-                carried = ()
-                if spans:
-                    yield partition, spans
-            else:
-                carried = spans
-
-    def _replace(
-        self, store: Store, partition: Partition, answered: Sequence[TimeRange], fresh: pa.Table, job: Job
-    ) -> normalize.Merged | None:
-        """Bring one file up to what was answered; None, and the file untouched, if it says all that already."""
-        series = partition.series
-        now = self.now(series.market)
-        before = store.stored(partition)
-        merged = normalize.merge(series, store.rows(partition), normalize.within(series, fresh, partition.period))
-        times = times_of(series.dataset, merged.rows)
-        known = before.coverage if before else ()
-        final = subtract(answered, quality.too_young(series, times, answered, now))
-        gained = subtract(final, [c.span for c in known])
-        coverage = _joined([*known, *(Coverage(span, "rest", now - now % DAY) for span in gained)])
-        alive = intersection([c.span for c in coverage], [job.life.intersect(partition.period)])
-        holes = quality.absent(series, times, alive)
-        if not merged.new and not merged.changed and before and (coverage, holes) == (before.coverage, before.holes):
-            return None
-        if not len(merged.rows) and not coverage:
-            return None
-        store.replace(partition, merged.rows, coverage, holes, job.wanted)
-        return merged
-
     def symbols(self, market: str, at: int | None = None) -> list[dict[str, Any]]:
         """The rules of all symbols that the exchange or this lake knows, as rows of the `symbols` view; times are ISO texts.
 
         With `at` (ms UTC) only those whose life span holds that time.
         """
-        found = Symbols(self.settings.lake, market).merged(self.exchange_info(market).symbols, {})
-        return [{"market": market, **in_text(row)} for row in found.values() if at is None or alive(row, at)]
+        found = Symbols(self.settings.lake, market).merged(self._sources.exchange_info(market).symbols, {})
+        rows = (row for contracts in found.values() for row in contracts)
+        return [{"market": market, **in_text(row)} for row in rows if at is None or alive(row, at)]
 
     # What is known afterwards
 
@@ -538,20 +510,26 @@ class Pipeline:
         worked = {series for job in outcome.jobs for series in job.series}
         failed = {series for series, _ in outcome.failed}
         for want in wants:
-            unfinished = want.series in failed or outcome.stopped is not None
+            refusal = self._sources.refusals.get(want.series.market)
+            unfinished = want.series in failed or outcome.stopped is not None or refusal is not None
             try:
                 files = store.files(want.series) if unfinished or want.series in worked else []
             except LakeError as error:
                 outcome.failed.append((want.series, error))
                 continue
+            entries = [entry for file in files for entry in file.coverage]
             holes = [hole for file in files for hole in file.holes] if files else want.holes
-            outcome.gaps += [Gap(want.series, span, "missing") for span in intersection(holes, [want.span])]
-            if unfinished:
-                covered = [c.span for file in files for c in file.coverage]
-                outcome.gaps += [Gap(want.series, span, "lost") for span in subtract([want.span], covered)]
+            outcome.gaps += _gaps(want.series, intersection(holes, [want.span]), entries)
+            lost = subtract([want.span], (entry.span for entry in entries)) if unfinished else ()
+            outcome.gaps += [Gap(want.series, span, "lost") for span in lost]
+            if lost and refusal and want.series not in failed:
+                if _archived(outcome.jobs):
+                    outcome.failed.append((want.series, refusal))
+                else:
+                    outcome.stopped = outcome.stopped or refusal
 
-    def _lives(self, outcome: Outcome, store: Store, market: str) -> dict[str, Life]:
-        """First and last bar of each contract that was worked on, as far as its finest stored klines prove them."""
+    def _lives(self, outcome: Outcome, store: Store, market: str) -> dict[str, list[Life]]:
+        """First and last bars of the contracts of each symbol that was worked on, as far as its finest klines prove it."""
         worked = {series.symbol for job in outcome.jobs for series in job.series if series.market == market}
         finest: dict[str, Series] = {}
         for series in store.series():
@@ -559,10 +537,11 @@ class Pipeline:
                 known = finest.setdefault(series.symbol, series)
                 if _step(series) < _step(known):
                     finest[series.symbol] = series
-        ends = self._ends(store, market)
         beginning = registry.market(market).first_time
         return {
-            symbol: _life(store.files(series), beginning, min(ends.get(symbol, Contract()).ends, self.now(market)))
+            symbol: _lives(
+                series, store.files(series), beginning, min(self._contract(store, series).ends, self._sources.now(market))
+            )
             for symbol, series in sorted(finest.items())
         }
 
@@ -577,38 +556,39 @@ def _wanted_since(files: Sequence[Stored]) -> int:
     return min([*since, *(c.span.start for file in files for c in file.coverage)], default=0)
 
 
-def _life(files: Sequence[Stored], beginning: int, ends: int) -> Life:
-    """The first bar, if nothing before it was left out, and the last one, if nothing after it up to `ends` was."""
+def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -> list[Life]:
+    """The first bar, if nothing before it was left out, and the last one, if nothing after it up to `ends` was; an absence too
+    long for an outage parts two contracts.
+    """
     covered = union(c.span for file in files for c in file.coverage)
     first = min((file.first for file in files if file.first is not None), default=None)
     last = max((file.last for file in files if file.last is not None), default=None)
     if first is None or last is None:
-        return Life(None, None)
+        return [Life(None, None)]
+    interval = registry.interval(series.interval or "1d")
+    parts = [hole for hole in union(hole for file in files for hole in file.holes) if first < hole.start and hole.end <= last]
+    parts = [hole for hole in parts if hole.end - hole.start >= BETWEEN_LIVES]
     proven = TimeRange(first, first) if not covered else covered[0]
-    return Life(
-        first if proven.start <= beginning and first in proven else None,
-        last if any(last in span and span.end >= ends for span in covered) else None,
-    )
+    firsts = [first if proven.start <= beginning and first in proven else None, *(hole.end for hole in parts)]
+    over = any(last in span and span.end >= ends for span in covered)
+    lasts = [*(interval.floor(hole.start - 1) for hole in parts), last if over else None]
+    return [Life(*each) for each in zip(firsts, lasts, strict=True)]
 
 
-def _joined(coverage: Sequence[Coverage]) -> tuple[Coverage, ...]:
-    """Sorted; touching entries that say the same of their source are one."""
-    joined: list[Coverage] = []
-    for one in sorted(coverage, key=lambda c: c.span):
-        last = joined[-1] if joined else None
-        if last and last.span.end == one.span.start and (last.source, last.checked) == (one.source, one.checked):
-            joined[-1] = replace(last, span=TimeRange(last.span.start, one.span.end))
-        else:
-            joined.append(one)
-    return tuple(joined)
+def _gaps(series: Series, holes: Iterable[TimeRange], entries: Sequence[Coverage]) -> Iterable[Gap]:
+    """The holes by who was asked for them: of an outage every source was."""
+    rest, archive = ([entry.span for entry in entries if entry.source == source] for source in ("rest", "archive"))
+    for hole in union(holes):
+        denied = intersection([hole], intersection(rest, archive))
+        if denied == (hole,) and hole.end - hole.start >= BETWEEN_LIVES:
+            continue
+        yield from (Gap(series, span, "outage") for span in denied)
+        yield from (Gap(series, span, "missing") for span in subtract([hole], denied))
 
 
-def _changes(series: Series, merged: normalize.Merged) -> list[Finding]:
-    if not merged.changed:
-        return []
-    span = TimeRange(merged.changed[0], merged.changed[-1] + 1)
-    message = f"{len(merged.changed)} stored rows were replaced by different ones, the first of {iso(span.start)}"
-    return [Finding(series, "changed", "warning", span, len(merged.changed), message)]
+def _archived(jobs: Sequence[Job]) -> bool:
+    """Whether the plan has anything that does not depend on REST."""
+    return any(window.file is not None for job in jobs for window in job.windows)
 
 
 def existing(settings: Settings) -> Store:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
-from . import registry
-from .model import Endpoint, Job, PageTier, Partition, Series, Window
-from .ranges import DAY, HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, subtract
+from . import publication, registry
+from .model import ArchiveFile, Endpoint, Job, PageTier, Partition, Series, Source, Window
+from .ranges import DAY, HOUR, MAX_TIME, MINUTE, SECOND, Interval, TimeRange, intersection, months, subtract
 
 # Few pages in all: latency is the brake, take the largest page. That is so while the whole plan costs at most this share of one
 # minute's weight; beyond it weight is the brake, and the thriftiest page brings the most rows (binance-facts 11).
@@ -20,8 +20,21 @@ TYPICAL_SETTLEMENT = 8 * HOUR
 SHARED_SPAN = 4 * HOUR
 SHARED_LONGEST = 7 * DAY
 
+# A history worth a listing of the archive.
+MONTH = 31 * DAY
+
 # Rows after the announced end of a contract are not expected, but looked for from here on with one cheap request.
 AFTERLIFE = DAY
+
+# What decides between the sources, in seconds of a run that keeps several requests going: a round trip's share, a byte of the
+# archive's, and (from the market) a unit of weight. A file is two requests, for its CHECKSUM and itself.
+TRIP_S = 0.02
+BYTE_S = 1e-7
+FILE_REQUESTS = 2
+# A zipped bar: 48 bytes in a real day of 1m bars (binance-facts 9.3).
+BYTES_PER_BAR = 48
+# What no allowed source but the archive can bring is worth any file.
+UNREACHABLE_S = 1e6
 
 Partitions = Callable[[Series, TimeRange], list[Partition]]
 
@@ -44,6 +57,14 @@ class Want:
     probed: bool = False
     wanted: int | None = None
     """Since when the series is wanted, by this run or an earlier one."""
+    sources: tuple[Source, ...] = ("rest",)
+    """Who may be asked."""
+    files: tuple[ArchiveFile, ...] = ()
+    """What the archive has of the series, or should have; of files that overlap the plan takes the cheapest."""
+    reread: tuple[ArchiveFile, ...] = ()
+    """Files that were read, and published again since."""
+    silent_before: int = 0
+    """What the archive has no file for, and lies before this, it does not have. 0 where no listing was asked for."""
 
     @property
     def missing(self) -> tuple[TimeRange, ...]:
@@ -52,26 +73,49 @@ class Want:
 
     @property
     def needs_probe(self) -> bool:
-        """Whether something is missing before anything is known of the series, so that its first bar should be asked for."""
-        if self.series.interval is None or self.probed:
+        """Whether REST should be asked for the first bar: something is missing before anything is known of the series."""
+        if self.series.interval is None or self.probed or "rest" not in self.sources:
             return False
         missing = self.missing
-        return bool(missing) and (self.first_row is None or missing[0].start < self.first_row)
+        if not missing or (self.first_row is not None and missing[0].start >= self.first_row):
+            return False
+        return not any(file.listed and file.span.end <= missing[0].start for file in self.files)
 
     @property
     def empty(self) -> tuple[TimeRange, ...]:
-        """The missing ranges that a probe answered with nothing: those before the first bar that it found."""
-        if not self.probed:
-            return ()
-        known = min(self.first_bar if self.first_bar is not None else MAX_TIME, self.first_row or MAX_TIME)
-        return intersection(self.missing, [TimeRange(0, known)])
+        """The missing ranges that were answered with nothing: those before the first bar that a probe found, outside of files.
+
+        Where only the archive may be asked: those without a file.
+        """
+        unfiled = subtract(self.missing, [file.span for file in self.files])
+        if "rest" not in self.sources:
+            return intersection(unfiled, [TimeRange(0, self.silent_before)])
+        return intersection(unfiled, [TimeRange(0, self.rest_from)])
+
+    @property
+    def empty_by(self) -> tuple[Source, ...]:
+        """Who answered `empty`."""
+        return tuple(source for source in self.sources if source == "rest" or self.silent_before)
+
+    @property
+    def rest_from(self) -> int:
+        """REST has nothing before this, as far as a probe has shown."""
+        known = (time for time in (self.first_row, self.first_bar) if time is not None)
+        return min(known, default=MAX_TIME) if self.probed else 0
 
     @property
     def life(self) -> TimeRange:
-        """From the first known row to the announced end; empty where a probe found no row at all."""
-        known = (time for time in (self.first_row, self.first_bar) if time is not None)
-        first = min(known, default=self.ends if self.probed else 0)
+        """From the first known row, or the first file, to the announced end; empty where a probe found no row at all."""
+        known = [time for time in (self.first_row, self.first_bar) if time is not None]
+        unknown = 0 if "rest" in self.sources and not self.probed else self.ends
+        first = min([*known, *(file.span.start for file in self.files)], default=unknown)
         return TimeRange(min(first, self.ends), self.ends)
+
+    @property
+    def loose(self) -> bool:
+        """Whether only the files tell when `life` begins or ends."""
+        known = (time for time in (self.first_row, self.first_bar) if time is not None)
+        return "rest" not in self.sources or (self.probed and self.life.start < min(known, default=self.ends))
 
 
 def closed_end(interval_name: str | None, now: int) -> int:
@@ -99,7 +143,7 @@ def page_tier(endpoint: Endpoint, counts: Sequence[int], minute_weight: float) -
     for tier in reversed(endpoint.tiers):
         if sum(_weight(endpoint, tier, count) for count in counts) <= minute_weight * LATENCY_SHARE:
             return tier
-    return max(endpoint.tiers, key=lambda tier: tier.limit / tier.weight)
+    return _thriftiest(endpoint)
 
 
 def _weight(endpoint: Endpoint, tier: PageTier, count: int) -> int:
@@ -110,57 +154,228 @@ def _weight(endpoint: Endpoint, tier: PageTier, count: int) -> int:
 def plan(wants: Iterable[Want], partitions: Partitions, minute_weight: Callable[[str], float]) -> tuple[Job, ...]:
     """The jobs that fetch what is missing, in the order of the wants; `minute_weight(market)` is what may be spent in a minute.
 
-    All wants of one dataset and market share a page size, because together they decide which brake holds.
+    What the archive brings more cheaply comes from there. All wants of one dataset and market share a page size for the rest,
+    because together they decide which brake holds.
     """
     jobs: list[Job] = []
     for (market, dataset), group in groupby(wants, key=lambda want: (want.series.market, want.series.dataset)):
-        todo = [want for want in group if want.missing]
-        endpoint = registry.dataset(dataset).endpoints[market]
+        todo = [want for want in group if want.missing or want.reread]
+        endpoint, weight = registry.dataset(dataset).endpoints[market], minute_weight(market)
         if not registry.dataset(dataset).has_interval:
-            jobs += _settlements(todo, endpoint, partitions)
+            jobs += _settlements([want for want in todo if want.missing and "rest" in want.sources], endpoint, partitions)
+            jobs += [job for want in todo for job in _archived_settlements(want, partitions)]
             continue
-        counts = [_grid(want).count(span) for want in todo for span in subtract(want.missing, want.empty)]
-        tier = page_tier(endpoint, counts, minute_weight(market))
-        jobs += [job for want in todo for job in _bars(want, endpoint, tier, partitions)]
+        pieces = [list(_pieces(want, endpoint, partitions, weight)) for want in todo]
+        counts = [
+            _grid(want.series).count(span)
+            for want, some in zip(todo, pieces, strict=True)
+            for piece in some
+            for span in piece.rest
+        ]
+        tier = page_tier(endpoint, counts, weight)
+        jobs += [job for want, some in zip(todo, pieces, strict=True) for job in _bars(want, some, endpoint, tier, partitions)]
     return tuple(jobs)
 
 
-def _grid(want: Want) -> Interval:
-    assert want.series.interval is not None  # noqa: S101 - the caller asks for bars only
-    return registry.interval(want.series.interval)
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What is missing of a partition, by who is to bring it."""
+
+    partition: Partition
+    archive: list[Window]
+    rest: list[TimeRange]
 
 
-def _bars(want: Want, endpoint: Endpoint, tier: PageTier, partitions: Partitions) -> Iterable[Job]:
-    """One job a partition; what is known to be empty goes to the first partition after it, or to the last one there is."""
-    ask, empty = subtract(want.missing, want.empty), want.empty
-    jobs = []
-    for partition in partitions(want.series, TimeRange(ask[0].start, ask[-1].end)) if ask else ():
+def _grid(series: Series) -> Interval:
+    assert series.interval is not None  # noqa: S101 - the caller asks for bars only
+    return registry.interval(series.interval)
+
+
+def _pieces(want: Want, endpoint: Endpoint, partitions: Partitions, minute_weight: float) -> Iterator[_Piece]:
+    ask = subtract(want.missing, want.empty)
+    price = _Price(want, endpoint, minute_weight)
+    for partition in partitions(want.series, _hull([*want.missing, *(file.span for file in want.reread)])):
         inside = intersection(ask, [partition.period])
-        windows = tuple(window for span in inside for window in _windows(want, endpoint, tier, span))
-        if windows:  # there are none where no bar opens, as between New Year and the first Monday
-            jobs.append(Job((want.series,), (partition,), "rest", windows, empty, want.life, want.wanted))
-            empty = ()
+        windows = [window for span in inside for window in _files(want, price, span)]
+        again = [archive_window(want.series, file, partition.period) for file in want.reread]
+        windows += [window for window in again if window.span]
+        left = subtract(inside, [TimeRange(0, want.rest_from), *(window.span for window in windows)])
+        left = left if "rest" in want.sources else ()
+        yield _Piece(partition, _whole(windows), [span for span in left if _grid(want.series).count(span)])
+
+
+def _hull(spans: Sequence[TimeRange]) -> TimeRange:
+    return TimeRange(min(span.start for span in spans), max(span.end for span in spans))
+
+
+@dataclass(frozen=True, slots=True)
+class _Price:
+    """What ways to bring the rows of a span cost, in seconds."""
+
+    want: Want
+    endpoint: Endpoint
+    minute_weight: float
+
+    def rest(self, spans: Iterable[TimeRange]) -> float:
+        """Over REST, in the thriftiest pages; a part of a page costs its part, because the rest of it serves the neighbours."""
+        there = MAX_TIME if "rest" not in self.want.sources else self.want.rest_from
+        out_of_reach, rows = (
+            sum(_grid(self.want.series).count(span) for span in subtract(spans, [other]))
+            for other in (TimeRange(there, MAX_TIME), TimeRange(0, there))
+        )
+        tier = _thriftiest(self.endpoint)
+        weight_s = tier.weight * MINUTE / SECOND / max(self.minute_weight, 1e-9)
+        return out_of_reach * UNREACHABLE_S + rows / tier.limit * (weight_s + TRIP_S)
+
+    def files(self, windows: Iterable[Window]) -> float:
+        """From the archive."""
+        return sum(window.requests * TRIP_S + window.bytes * BYTE_S for window in windows)
+
+
+def _files(want: Want, price: _Price, span: TimeRange) -> Iterator[Window]:
+    """The files that serve `span` more cheaply than REST: month by month the month's zip, those of days, or none."""
+    for _, month in months(span):
+        part = span.intersect(month)
+        inside = [file for file in want.files if file.span.intersect(part)]
+        days = [archive_window(want.series, file, part) for file in inside if publication.is_daily(file)]
+        days = [day for day in days if price.files([day]) < price.rest([day.span])]
+        ways = [days, *([archive_window(want.series, file, part)] for file in inside if not publication.is_daily(file)), []]
+        yield from min(ways, key=lambda way: price.files(way) + price.rest(subtract([part], [window.span for window in way])))
+
+
+def archive_window(series: Series, file: ArchiveFile, span: TimeRange) -> Window:
+    """The window that reads the file for what of `span` it holds."""
+    span = file.span.intersect(span)
+    rows = _grid(series).count(span) if series.interval else max(1, (span.end - span.start) // TYPICAL_SETTLEMENT)
+    whole = _grid(series).count(file.span) if series.interval else rows
+    return Window(span, 0, FILE_REQUESTS, 0, rows, file, whole * BYTES_PER_BAR if file.size is None else file.size)
+
+
+def _whole(windows: Iterable[Window]) -> list[Window]:
+    """Each file once, for all that is asked of it."""
+    by_file: dict[str, Window] = {}
+    for window in windows:
+        assert window.file is not None  # noqa: S101 - the caller has windows of the archive only
+        known = by_file.setdefault(window.file.key, window)
+        if known is not window:
+            hull = _hull([known.span, window.span])
+            by_file[window.file.key] = replace(known, span=hull, rows=known.rows + window.rows)
+    return list(by_file.values())
+
+
+def _bars(want: Want, pieces: Sequence[_Piece], endpoint: Endpoint, tier: PageTier, partitions: Partitions) -> Iterator[Job]:
+    """One job a partition; what is known to be empty goes to the first partition after it, or to the last one there is."""
+    empty = want.empty
+    for piece in pieces:
+        period = piece.partition.period
+        rest = [window for span in piece.rest for window in _asks(want, endpoint, tier, span)]
+        within_life = period.start > want.life.start and intersection(empty, [period])
+        if piece.archive or rest or within_life:  # no bar may open, as between New Year and the first Monday
+            before = intersection(empty, [TimeRange(0, period.end)])
+            yield _job(want, (piece.partition,), (*piece.archive, *rest), before)
+            empty = subtract(empty, before)
     if empty:
-        place = partitions(want.series, TimeRange(empty[-1].end - 1, empty[-1].end))
-        jobs.append(Job((want.series,), tuple(place), "rest", (), empty, want.life, want.wanted))
-    return jobs
+        yield _job(want, tuple(partitions(want.series, TimeRange(empty[-1].end - 1, empty[-1].end))), (), empty)
 
 
-def _windows(want: Want, endpoint: Endpoint, tier: PageTier, span: TimeRange) -> Iterable[Window]:
-    """`span` in pages of the tier; what lies well behind the end of the contract in requests for one row."""
-    interval = _grid(want)
-    longest = registry.market(want.series.market).max_span or MAX_TIME
-    afterlife = min(interval.ceil(min(max(want.ends + AFTERLIFE, span.start), span.end)), span.end)
-    opens = interval.opens(TimeRange(span.start, afterlife))
-    rows = min(tier.limit, longest // interval.typical_step - 1)  # one less, because a span may begin between two opens
-    for index in range(0, len(opens), rows):
-        page = opens[index : index + rows]
-        end = opens[index + rows] if index + rows < len(opens) else afterlife
-        start = page[0] if index else span.start
+def _job(want: Want, places: tuple[Partition, ...], windows: tuple[Window, ...], empty: tuple[TimeRange, ...] = ()) -> Job:
+    rest_from = want.rest_from if "rest" in want.sources else 0
+    return Job(
+        (want.series,), places, want.sources, windows, empty, want.empty_by, want.life, want.loose, want.wanted, rest_from
+    )
+
+
+def _asks(want: Want, endpoint: Endpoint, tier: PageTier, span: TimeRange) -> Iterator[Window]:
+    """`span` over REST; what lies well behind the end of the contract in requests for one row: nothing is denied twice."""
+    afterlife = min(_grid(want.series).ceil(min(max(want.ends + AFTERLIFE, span.start), span.end)), span.end)
+    alive = TimeRange(span.start, afterlife)
+    if _grid(want.series).count(alive):
+        yield rest_window(want.series, endpoint, tier, alive)
+    if dead := TimeRange(afterlife, span.end):
+        requests = 2 * -(-(dead.end - dead.start) // _longest(want.series))
+        yield Window(dead, 1, requests, requests * endpoint.weight(1), 0)
+
+
+def rest_window(series: Series, endpoint: Endpoint, tier: PageTier, span: TimeRange) -> Window:
+    """The window that asks REST for the bars of `span` in pages of that tier."""
+    rows = _rows_a_page(series, tier.limit)
+    full, last = divmod(_grid(series).count(span), rows)
+    weight = full * endpoint.weight(rows) + (endpoint.weight(last) if last else 0)
+    return Window(span, rows, full + (last > 0), weight, full * rows + last)
+
+
+def _longest(series: Series) -> int:
+    return registry.market(series.market).max_span or MAX_TIME
+
+
+def _rows_a_page(series: Series, limit: int) -> int:
+    """A page's rows where the market also bounds the range; one less, because a span may begin between two opens."""
+    return min(limit, _longest(series) // _grid(series).typical_step - 1)
+
+
+def pages(series: Series, window: Window) -> Iterator[Window]:
+    """A window of the plan in pages: of bars over REST one request each. Others are whole.
+
+    They are cut when they are asked, because the pages of a whole universe would fill the memory.
+    """
+    if window.file is not None or series.interval is None:
+        yield window
+        return
+    endpoint = registry.dataset(series.dataset).endpoints[series.market]
+    if not window.rows:
+        longest = _longest(series)
+        for start in range(window.span.start, window.span.end, longest):
+            yield replace(window, span=TimeRange(start, min(start + longest, window.span.end)), requests=2,
+                          weight=2 * endpoint.weight(1))  # fmt: skip
+        return
+    opens = _grid(series).opens(window.span)
+    for index in range(0, len(opens), window.limit):
+        page = opens[index : index + window.limit]
+        end = opens[index + window.limit] if index + window.limit < len(opens) else window.span.end
+        start = page[0] if index else window.span.start
         yield Window(TimeRange(start, end), len(page), 1, endpoint.weight(len(page)), len(page))
-    for start in range(afterlife, span.end, longest):
-        # nothing is denied twice
-        yield Window(TimeRange(start, min(start + longest, span.end)), 1, 2, 2 * endpoint.weight(1), 0)
+
+
+def next_windows(job: Job, lacking: Sequence[TimeRange], tried: Collection[str], now: int) -> tuple[Window, ...]:
+    """Who is asked next for what the answers lack. For bars: the archive's files of days, then REST, where it is allowed.
+
+    For settlements, of which REST is asked first: those of the job's files that begin in what is lacking.
+    """
+    series = job.series[0]
+    if series.interval is None:
+        files = [file for file in job.files if file.key not in tried]
+        return tuple(archive_window(series, file, span) for file in files for span in intersection(lacking, [file.span]))
+    wanted = {file.key: file for span in lacking for file in publication.daily_files(series, span)}
+    days = [file for key, file in wanted.items() if key not in tried and publication.due(file, now)]
+    windows = [archive_window(series, file, span) for file in days for span in intersection(lacking, [file.span])]
+    left = subtract(lacking, [TimeRange(0, job.rest_from), *(window.span for window in windows)])
+    left = left if "rest" in job.sources else ()
+    endpoint = registry.dataset(series.dataset).endpoints[series.market]
+    return (
+        *_whole(windows),
+        *(rest_window(series, endpoint, _thriftiest(endpoint), span) for span in left if _grid(series).count(span)),
+    )
+
+
+def listing_helps(want: Want, minute_weight: float, now: int) -> bool:
+    """Whether to ask what the archive has: where only it may be asked, where it would be the cheaper source, and where history
+    may reach back to a contract that REST does not know.
+    """
+    missing = want.missing
+    if "archive" not in want.sources or not missing:
+        return False
+    span = _hull(missing)
+    if "rest" not in want.sources or (span.end - span.start > MONTH and span.start < (want.first_row or MAX_TIME)):
+        return True
+    if want.series.interval is None:
+        return False
+    want = replace(want, files=tuple(publication.expected(want.series, span, now)))
+    endpoint = registry.dataset(want.series.dataset).endpoints[want.series.market]
+    return any(window for each in missing for window in _files(want, _Price(want, endpoint, minute_weight), each))
+
+
+def _thriftiest(endpoint: Endpoint) -> PageTier:
+    return max(endpoint.tiers, key=lambda tier: tier.limit / tier.weight)
 
 
 def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitions) -> list[Job]:
@@ -168,22 +383,30 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
     together = _together(wants, endpoint)
     jobs = []
     if together:
-        span = TimeRange(min(w.missing[0].start for w in together), max(w.missing[-1].end for w in together))
+        span = _hull([missing for want in together for missing in want.missing])
         cuts = [*range(span.start, span.end, SHARED_SPAN), span.end]
         windows = tuple(
             Window(TimeRange(start, end), endpoint.max_limit, 2, 2 * _price(endpoint), len(together))
             for start, end in pairwise(cuts)
         )
         places = tuple(place for want in together for place in partitions(want.series, span))
-        jobs.append(Job(tuple(want.series for want in together), places, "rest", windows))
+        jobs.append(Job(tuple(want.series for want in together), places, ("rest",), windows))
     shared = {want.series for want in together}
     for want in wants:
         if want.series not in shared:
-            missing = want.missing
-            span = TimeRange(missing[0].start, missing[-1].end)
-            windows = tuple(_settlement_window(want, endpoint, piece) for piece in missing)
-            jobs.append(Job((want.series,), tuple(partitions(want.series, span)), "rest", windows, wanted=want.wanted))
+            windows = tuple(_settlement_window(want, endpoint, piece) for piece in want.missing)
+            places = tuple(partitions(want.series, _hull(want.missing)))
+            jobs.append(Job((want.series,), places, want.sources, windows, wanted=want.wanted, files=want.files))
     return jobs
+
+
+def _archived_settlements(want: Want, partitions: Partitions) -> Iterator[Job]:
+    """One job a series. Only where REST may not be asked: REST is the better source, it also has mark prices."""
+    missing, empty = ((), ()) if "rest" in want.sources else (want.missing, want.empty)
+    windows = [archive_window(want.series, file, span) for file in want.files for span in intersection(missing, [file.span])]
+    windows += [archive_window(want.series, file, file.span) for file in want.reread]
+    if spans := [*(window.span for window in windows), *empty]:
+        yield _job(want, tuple(partitions(want.series, _hull(spans))), tuple(_whole(windows)), empty)
 
 
 def _price(endpoint: Endpoint) -> int:

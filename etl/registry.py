@@ -147,6 +147,10 @@ DATASETS = {
     )
 }
 
+# The bulk archive, for all markets, and its listing (binance-facts 9.1).
+ARCHIVE_URL = "https://data.binance.vision"
+ARCHIVE_INDEX_URL = "https://s3-ap-northeast-1.amazonaws.com/data.binance.vision"
+
 # Requests that the exchange answers on fundingRate in five minutes; it sends no header (binance-facts 4.1).
 FUNDING_LIMIT = 500
 FUNDING_WINDOW = 5 * MINUTE

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .model import Finding, Job, Series
+from .model import Finding, Job, Series, Source, Window
 from .ranges import TimeRange, iso
 from .text import padded, width
 
@@ -30,58 +30,75 @@ def finding_json(finding: Finding) -> Json:
         "count": finding.count,
         "first": iso(finding.span.start),
         "message": finding.message,
+        **({"times": [iso(time) for time in finding.times]} if finding.times else {}),
     }
 
 
-def plan_json(jobs: Sequence[Job], eta_s: float) -> Json:
-    """The document of --dry-run."""
+def plan_json(jobs: Sequence[Job], eta_s: float, prepared: tuple[int, int] = (0, 0)) -> Json:
+    """The document of --dry-run; `prepared` are the requests and the weight that making the plan took, and will take again."""
+    requests, weight = prepared
     return {
         "jobs": len(jobs),
-        "requests": sum(job.requests for job in jobs),
-        "weight": sum(job.weight for job in jobs),
-        "bytes_estimated": sum(job.rows for job in jobs) * BYTES_PER_ROW,
+        "requests": requests + sum(job.requests for job in jobs),
+        "weight": weight + sum(job.weight for job in jobs),
+        "bytes_estimated": sum(_size(job.windows) for job in jobs),
         "eta_s": round(eta_s, 1),
-        "plan": [
-            {
-                **(job.series[0].as_dict() if len(job.series) == 1 else {**job.series[0].as_dict(), "symbol": None}),
-                "series": len(job.series),
-                "partitions": sorted({partition.name for partition in job.partitions}),
-                "source": job.source,
-                "start": iso(job.windows[0].span.start) if job.windows else None,
-                "end": iso(job.windows[-1].span.end) if job.windows else None,
-                "page_limit": max((window.limit for window in job.windows), default=None),
-                "requests": job.requests,
-                "weight": job.weight,
-                "rows_estimated": job.rows,
-            }
-            for job in jobs
-        ],
+        "preparation": {"requests": requests, "weight": weight},
+        "plan": [_line(job, source) for job in jobs for source in _asked(job)],
     }
 
 
-def plan_text(jobs: Sequence[Job], eta_s: float) -> str:
+def _asked(job: Job) -> Sequence[Source]:
+    """Who is asked; a job that only records what is known already has one line all the same."""
+    sources = {window.source for window in job.windows}
+    return sorted(sources) or job.empty_by[:1]
+
+
+def _line(job: Job, source: Source) -> Json:
+    windows = [window for window in job.windows if window.source == source]
+    return {
+        **(job.series[0].as_dict() if len(job.series) == 1 else {**job.series[0].as_dict(), "symbol": None}),
+        "series": len(job.series),
+        "partitions": sorted({partition.name for partition in job.partitions}),
+        "source": source,
+        "start": iso(min(window.span.start for window in windows)) if windows else None,
+        "end": iso(max(window.span.end for window in windows)) if windows else None,
+        "page_limit": max((window.limit for window in windows), default=0) or None,
+        "requests": sum(window.requests for window in windows),
+        "weight": sum(window.weight for window in windows),
+        "rows_estimated": sum(window.rows for window in windows),
+        "bytes_estimated": _size(windows),
+    }
+
+
+def _size(windows: Iterable[Window]) -> int:
+    return sum(window.bytes if window.source == "archive" else window.rows * BYTES_PER_ROW for window in windows)
+
+
+def plan_text(jobs: Sequence[Job], eta_s: float, prepared: tuple[int, int] = (0, 0)) -> str:
     """The plan as a table a person reads, with its totals below."""
-    document = plan_json(jobs, eta_s)
+    document = plan_json(jobs, eta_s, prepared)
     rows = [
         (
-            str(job.series[0])
-            if len(job.series) == 1
-            else f"{job.series[0].market} {job.series[0].dataset} × {len(job.series)} symbols",
+            " ".join(str(line[key]) for key in ("market", "dataset", "symbol", "interval") if line[key])
+            if line["series"] == 1
+            else f"{line['market']} {line['dataset']} × {line['series']} symbols",
             _names(line["partitions"]),
             f"{line['start'] or '-'} .. {line['end'] or '-'}",
+            line["source"],
             f"{line['requests']:,}",
             f"{line['weight']:,}",
             f"{line['rows_estimated']:,}",
         )
-        for job, line in zip(jobs, document["plan"], strict=True)
+        for line in document["plan"]
     ]
     total = (
-        f"{document['jobs']:,} jobs, {document['requests']:,} requests, weight {document['weight']:,}, "
-        f"about {_bytes(document['bytes_estimated'])}, at least {duration(eta_s)}; nothing was written"
+        f"{document['jobs']:,} jobs, {document['requests']:,} requests ({prepared[0]:,} of them to make this plan), weight "
+        f"{document['weight']:,}, about {_bytes(document['bytes_estimated'])}, at least {duration(eta_s)}; nothing was written"
     )
     if not rows:
         return "nothing to do: all of it is covered"
-    return table(("series", "files", "range", "requests", "weight", "rows"), rows, right=(3, 4, 5)) + "\n" + total
+    return table(("series", "files", "range", "source", "requests", "weight", "rows"), rows, right=(4, 5, 6)) + "\n" + total
 
 
 def _names(names: Sequence[str]) -> str:

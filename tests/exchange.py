@@ -15,7 +15,7 @@ from etl.sim.server import Simulator
 
 def settings(exchange: Simulator, lake: Path, **options: object) -> Settings:
     """Settings for one lake and the simulator, free of this machine's environment and files."""
-    urls = {f"ETL_{market.upper()}_URL": exchange.url for market in registry.MARKETS}
+    urls = {f"ETL_{name.upper()}_URL": exchange.url for name in (*registry.MARKETS, "archive", "archive_index")}
     env = urls | {"HOME": str(lake.parent), "ETL_STATE_DIR": str(lake.parent / "state")}
     return config.load({"lake": str(lake), **options}, env=env, cwd=lake.parent)
 

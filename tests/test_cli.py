@@ -43,7 +43,7 @@ def etl(exchange, tmp_path):
     """Runs `etl` in an empty folder against the exchange; the lake is `data/lake` there."""
 
     def run(*arguments, env=None, stdin=None, check=None):
-        urls = {f"ETL_{market}_URL": exchange.url for market in ("UM", "CM", "SPOT")}
+        urls = {f"ETL_{market}_URL": exchange.url for market in ("UM", "CM", "SPOT", "ARCHIVE", "ARCHIVE_INDEX")}
         clean = {key: value for key, value in os.environ.items() if not key.startswith("ETL_")}
         finished = subprocess.run(
             [sys.executable, "-m", "etl", *arguments],
@@ -139,7 +139,9 @@ def test_status_can_alert_and_rebuild(etl, tmp_path):
 def test_a_plan_is_printed_and_nothing_is_written(etl, exchange, tmp_path):
     document = json.loads(etl(*BACKFILL, "--dry-run", "--json", check=0).stdout)
     assert {"jobs", "requests", "weight", "bytes_estimated", "eta_s", "plan"} <= set(document)
-    assert (document["jobs"], document["requests"], document["weight"]) == (1, 1, 2)
+    # the clock, the rules and the first bar, then one page of 60 rows
+    assert document["preparation"] == {"requests": 3, "weight": 3}
+    assert (document["jobs"], document["requests"], document["weight"]) == (1, 3 + 1, 3 + 2)
     assert "1 jobs" in etl(*BACKFILL, "--dry-run", check=0).stdout
     assert not (tmp_path / "data").exists()
 
@@ -282,7 +284,7 @@ def test_a_refusal_is_exit_4_and_says_what_to_do(etl, exchange, status, cure):
     finished = etl(*BACKFILL, "--json", check=4)
     assert json.loads(finished.stdout)["error"]["type"] == "Refused"
     assert cure in finished.stderr
-    assert len(exchange.requests) == 1
+    assert [request.path for request in exchange.requests if request.market] == ["/fapi/v1/time"]
 
 
 def test_a_locked_lake_is_exit_1_unless_one_waits(etl, tmp_path):

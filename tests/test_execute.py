@@ -15,7 +15,7 @@ from etl.ranges import TimeRange
 
 def job(number: int, rows: int = 1) -> Job:
     window = Window(TimeRange(number, number + 1), 1, 1, 1, rows)
-    return Job((Series("um", "klines", f"S{number}", "1m"),), (), "rest", (window,))
+    return Job((Series("um", "klines", f"S{number}", "1m"),), (), ("rest",), (window,))
 
 
 class Work:

@@ -19,6 +19,6 @@ def test_a_series_names_itself():
 def test_a_job_adds_up_its_windows_and_can_travel():
     day = TimeRange(1_704_067_200_000, 1_704_153_600_000)
     windows = (Window(day, 499, requests=1, weight=2, rows=499), Window(day, 1000, requests=3, weight=15, rows=2500))
-    job = Job((BARS,), (Partition(BARS, "2024", day),), "rest", windows, empty=(day,))
+    job = Job((BARS,), (Partition(BARS, "2024", day),), ("rest",), windows, empty=(day,))
     assert (job.requests, job.weight, job.rows) == (4, 17, 2999)
     assert pickle.loads(pickle.dumps(job)) == job

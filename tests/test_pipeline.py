@@ -35,9 +35,9 @@ def exchange(world):
         yield running
 
 
-def run(exchange, lake, *selections, command="backfill", stop=None, **options):
+def run(exchange, lake, *selections, command="backfill", stop=None, source="rest", **options):
     chosen = {key: options.pop(key) for key in ("stored", "lookback", "dry_run") if key in options}
-    with Pipeline(settings(exchange, lake, **options), stop=stop) as pipeline:
+    with Pipeline(settings(exchange, lake, **options), source=source, stop=stop) as pipeline:
         return pipeline.sync(command, selections, **chosen)
 
 
@@ -183,7 +183,7 @@ def test_update_adds_what_is_new_and_reports_what_changed(world, tmp_path):
         exchange.faults = Faults([{"action": "revise", "path": "klines", "open_time": revised}])
         outcome = run(exchange, lake, command="update", stored=lambda _: True, lookback=DAY)
         after = stored(lake, series)
-    assert [(finding.check, finding.count, finding.span.start) for finding in outcome.changed] == [("changed", 1, revised)]
+    assert [(finding.check, finding.count, finding.span.start) for finding in outcome.findings] == [("changed", 1, revised)]
     assert outcome.rows_written == 7
     assert [row for row in after if row in before] == [row for row in before if row[0] != revised]
     assert len(after) == len(before) + 6

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.model import Endpoint, Job, PageTier, Partition, Series
-from etl.plan import Want, closed_end, page_tier, plan, wanted
+from etl.model import Endpoint, Job, PageTier, Partition, Series, Window
+from etl.plan import Want, closed_end, page_tier, pages, plan, wanted
 from etl.ranges import ALWAYS, DAY, HOUR, MAX_TIME, MINUTE, TimeRange, months, parse_time, years
 from etl.registry import INTERVALS
 
@@ -226,7 +226,7 @@ def test_every_missing_bar_is_asked_for_once_or_known_to_be_absent(want, partiti
     missing = missing_bars(want)
     known = [time for time in (want.first_bar, want.first_row) if time is not None]
     first = (min(known) if known else MAX_TIME) if want.probed else 0
-    windows = [window for job in jobs for window in job.windows]
+    windows = [window for job in jobs for window in pages_of(job)]
     empty = [one for job in jobs for one in job.empty]
 
     asked = sorted(window.span for window in windows)
@@ -249,11 +249,11 @@ def test_every_window_is_one_page_that_the_exchange_can_answer(want, partitions,
     most = 1000 if market == "spot" else 1500 if minute_weight is plenty else 499
     for job in plan([want], partitions, minute_weight):
         assert job.series == (want.series,)
-        assert job.source == "rest"
+        assert job.sources == ("rest",)
         assert job.life == want.life
         assert len(job.partitions) == 1
-        assert job.windows or job.empty
-        for window in job.windows:
+        assert pages_of(job) or job.empty
+        for window in pages_of(job):
             assert window.span
             assert job.partitions[0].period.intersect(window.span) == window.span
             assert market != "cm" or window.span.end - window.span.start <= LONGEST_CM
@@ -271,6 +271,10 @@ def test_the_same_plan_for_the_same_want(want, partitions):
     assert plan([want], partitions, plenty) == plan([want], partitions, plenty)
 
 
+def pages_of(job: Job) -> tuple[Window, ...]:
+    return tuple(page for window in job.windows for page in pages(job.series[0], window))
+
+
 def only(jobs: tuple[Job, ...]) -> Job:
     (job,) = jobs
     return job
@@ -279,22 +283,22 @@ def only(jobs: tuple[Job, ...]) -> Job:
 def test_a_year_in_pages_of_499_where_weight_is_the_brake():
     job = only(plan([Want(BARS, span("2023-01-01", "2024-01-01"), first_row=0)], by_year, scarce))
     assert job.partitions == (Partition(BARS, "2023", span("2023-01-01", "2024-01-01")),)
-    assert len(job.windows) == 1054  # 525,600 = 1053 × 499 + 153
-    assert {window.limit for window in job.windows[:-1]} == {499}
-    assert (job.windows[-1].limit, job.windows[-1].weight) == (153, 2)
+    assert len(pages_of(job)) == 1054  # 525,600 = 1053 × 499 + 153
+    assert {window.limit for window in pages_of(job)[:-1]} == {499}
+    assert (pages_of(job)[-1].limit, pages_of(job)[-1].weight) == (153, 2)
     assert (job.requests, job.weight, job.rows) == (1054, 2108, 525_600)
 
 
 def test_a_day_in_one_page_where_latency_is_the_brake():
     job = only(plan([Want(BARS, span("2023-01-01", "2023-01-02"), first_row=0)], by_year, lambda _: 2160.0))
-    assert [(window.limit, window.weight) for window in job.windows] == [(1440, 10)]
+    assert [(window.limit, window.weight) for window in pages_of(job)] == [(1440, 10)]
 
 
 @pytest.mark.parametrize("rows", [1, 2, 98, 99, 100, 499, 500, 501, 1000, 1001, 1499, 1500])
 def test_no_more_is_asked_than_is_missing(rows):
     start = at("2023-05-01")
     job = only(plan([Want(BARS, TimeRange(start, start + rows * MINUTE), first_row=0)], by_year, plenty))
-    assert [(window.limit, window.weight) for window in job.windows] == [(rows, cost(rows))]
+    assert [(window.limit, window.weight) for window in pages_of(job)] == [(rows, cost(rows))]
 
 
 @given(st.lists(st.integers(1, 30_000), min_size=1, max_size=8), st.integers(1, 2400))
@@ -322,7 +326,7 @@ def test_the_market_says_how_much_weight_there_is():
     day = span("2023-01-01", "2023-01-02")
     jobs = plan([Want(Series(m, "klines", "X", "1m"), day, first_row=0) for m in ("um", "cm")], by_year, minute)
     assert asked == ["um", "cm"]
-    assert [max(window.limit for window in job.windows) for job in jobs] == [1440, 499]
+    assert [max(window.limit for window in pages_of(job)) for job in jobs] == [1440, 499]
 
 
 def test_a_job_a_partition():
@@ -343,7 +347,7 @@ def test_what_is_covered_is_not_asked_for():
     hole = span("2023-06-01", "2023-06-02")
     covered = (TimeRange(year.start, hole.start), TimeRange(hole.end, year.end))
     job = only(plan([Want(BARS, year, covered=covered, first_row=0)], by_year, plenty))
-    assert [window.span for window in job.windows] == [hole]
+    assert [window.span for window in pages_of(job)] == [hole]
 
 
 def test_nothing_is_planned_for_nothing():
@@ -361,8 +365,8 @@ def test_a_stretch_in_which_no_bar_opens_needs_no_job():
 def test_a_file_is_covered_from_its_beginning_also_where_no_bar_opens_there():
     weekly = Series("um", "klines", "BTCUSDT", "1w")
     first, second = plan([Want(weekly, span("2024-12-02", "2025-02-03"), first_row=0)], by_year, plenty)
-    assert [window.span for window in first.windows] == [span("2024-12-02", "2025-01-01")]
-    assert [(window.span, window.rows) for window in second.windows] == [(span("2025-01-01", "2025-02-03"), 4)]
+    assert [window.span for window in pages_of(first)] == [span("2024-12-02", "2025-01-01")]
+    assert [(window.span, window.rows) for window in pages_of(second)] == [(span("2025-01-01", "2025-02-03"), 4)]
 
 
 def test_what_is_known_to_be_empty_goes_to_the_file_of_the_first_bar():
@@ -370,14 +374,14 @@ def test_what_is_known_to_be_empty_goes_to_the_file_of_the_first_bar():
     jobs = plan([want], by_year, plenty)
     assert [job.partitions[0].name for job in jobs] == ["2022", "2023", "2024"]
     assert [job.empty for job in jobs] == [(span("2020-01-01", "2022-05-05T12:34"),), (), ()]
-    assert jobs[0].windows[0].span.start == at("2022-05-05T12:34")
-    assert jobs[-1].windows[-1].span.end == at("2024-03-01")
+    assert pages_of(jobs[0])[0].span.start == at("2022-05-05T12:34")
+    assert pages_of(jobs[-1])[-1].span.end == at("2024-03-01")
 
 
 def test_where_all_is_empty_the_last_file_says_so():
     want = Want(BARS, span("2020-01-01", "2024-03-01"), first_bar=None, probed=True)
     job = only(plan([want], by_year, plenty))
-    assert (job.partitions[0].name, job.windows, job.empty) == ("2024", (), (span("2020-01-01", "2024-03-01"),))
+    assert (job.partitions[0].name, pages_of(job), job.empty) == ("2024", (), (span("2020-01-01", "2024-03-01"),))
 
 
 def test_several_empty_ranges_before_the_first_bar():
@@ -399,11 +403,11 @@ def test_several_empty_ranges_before_the_first_bar():
 def test_long_after_the_end_of_a_contract_one_row_is_asked_for():
     ends = at("2023-06-30T08:00")
     job = only(plan([Want(BARS, span("2023-06-29", "2024-01-01"), first_row=0, ends=ends)], by_year, plenty))
-    *pages, last = job.windows
+    *pages, last = pages_of(job)
     assert pages[-1].span.end == last.span.start == at("2023-07-01T08:00")
     assert (last.span.end, last.limit, last.rows, last.requests, last.weight) == (at("2024-01-01"), 1, 0, 2, 2)
     job = only(plan([Want(BARS, span("2023-08-01", "2023-09-01"), first_row=0, ends=ends)], by_year, plenty))
-    assert [(window.span, window.limit) for window in job.windows] == [(span("2023-08-01", "2023-09-01"), 1)]
+    assert [(window.span, window.limit) for window in pages_of(job)] == [(span("2023-08-01", "2023-09-01"), 1)]
 
 
 @pytest.mark.parametrize("symbol", ["BTCUSD_PERP", "BTCUSD_240329"])
@@ -412,7 +416,7 @@ def test_no_request_to_coin_m_spans_more_than_200_days(symbol):
         want = Want(Series("cm", "klines", symbol, name), span("2022-01-01", "2026-01-01"), first_row=0)
         ended = Want(want.series, want.span, first_row=0, ends=at("2022-03-01"))
         for one in (want, ended):
-            windows = [window for job in plan([one], by_year, scarce) for window in job.windows]
+            windows = [window for job in plan([one], by_year, scarce) for window in pages_of(job)]
             assert max(window.span.end - window.span.start for window in windows) <= LONGEST_CM
 
 

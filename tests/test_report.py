@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl import report
-from etl.model import Finding, Job, Partition, Series, Window
+from etl.model import ArchiveFile, Finding, Job, Partition, Series, Window
 from etl.ranges import MINUTE, TimeRange, parse_time
 
 BARS = Series("um", "klines", "BTCUSDT", "1m")
@@ -25,17 +25,17 @@ def year(series: Series, name: str) -> Partition:
 TWO_WINDOWS = Job(
     (BARS,),
     (year(BARS, "2024"),),
-    "rest",
+    ("rest",),
     (
         Window(span("2024-01-01", "2024-01-02T01:00"), 1500, 1, 10, 1500),
         Window(span("2024-01-02T01:00", "2024-01-02T01:05"), 5, 1, 1, 5),
     ),
 )
-EMPTY = Job((BARS,), (year(BARS, "2024"),), "rest", (), (span("2024-01-01", "2024-02-01"),))
+EMPTY = Job((BARS,), (year(BARS, "2024"),), ("rest",), (), (span("2024-01-01", "2024-02-01"),))
 SHARED = Job(
     (FUNDING, Series("um", "funding", "ETHUSDT")),
     tuple(year(Series("um", "funding", symbol), name) for symbol in ("BTCUSDT", "ETHUSDT") for name in ("2023", "2024")),
-    "rest",
+    ("rest",),
     (Window(span("2023-12-31T22:01", "2024-01-01T02:01"), 1000, 2, 2, 2),),
 )
 
@@ -50,6 +50,7 @@ def test_a_plan_as_json():
         "weight": 13,
         "bytes_estimated": 1507 * 147,
         "eta_s": 12.3,
+        "preparation": {"requests": 0, "weight": 0},
         "plan": [
             {
                 "market": "um",
@@ -65,6 +66,7 @@ def test_a_plan_as_json():
                 "requests": 2,
                 "weight": 11,
                 "rows_estimated": 1505,
+                "bytes_estimated": 1505 * 147,
             },
             {
                 "market": "um",
@@ -80,6 +82,7 @@ def test_a_plan_as_json():
                 "requests": 0,
                 "weight": 0,
                 "rows_estimated": 0,
+                "bytes_estimated": 0,
             },
             {
                 "market": "um",
@@ -95,14 +98,18 @@ def test_a_plan_as_json():
                 "requests": 2,
                 "weight": 2,
                 "rows_estimated": 2,
+                "bytes_estimated": 2 * 147,
             },
         ],
     }
 
 
+NOTHING = {"preparation": {"requests": 0, "weight": 0}, "plan": []}
+
+
 def test_no_plan_as_json():
     document = report.plan_json([], 0.0)
-    assert document == {"jobs": 0, "requests": 0, "weight": 0, "bytes_estimated": 0, "eta_s": 0.0, "plan": []}
+    assert document == {"jobs": 0, "requests": 0, "weight": 0, "bytes_estimated": 0, "eta_s": 0.0, **NOTHING}
     assert json.loads(json.dumps(document)) == document
 
 
@@ -135,14 +142,34 @@ def test_a_finding_as_json():
 # ---- text
 
 
+ZIP = ArchiveFile(span("2024-01-01", "2024-02-01"), "data/…/BTCUSDT-1m-2024-01.zip", 2_000_000, "etag")
+TWO_SOURCES = Job(
+    (BARS,),
+    (year(BARS, "2024"),),
+    ("rest", "archive"),
+    (
+        Window(ZIP.span, 0, 2, 0, 44_640, ZIP, 2_000_000),
+        Window(span("2024-02-01", "2024-02-01T00:10"), 499, 1, 1, 10),
+    ),
+)
+
+
 def test_a_plan_as_text():
-    assert report.plan_text([TWO_WINDOWS, EMPTY, SHARED], 12.345) == (
-        "series                  files       range                                         requests  weight   rows\n"
-        "um klines BTCUSDT 1m    2024        2024-01-01T00:00:00Z .. 2024-01-02T01:05:00Z         2      11  1,505\n"
-        "um klines BTCUSDT 1m    2024        - .. -                                               0       0      0\n"
-        "um funding × 2 symbols  2023..2024  2023-12-31T22:01:00Z .. 2024-01-01T02:01:00Z         2       2      2\n"
-        "3 jobs, 4 requests, weight 13, about 222 kB, at least 12.3 s; nothing was written"
+    assert report.plan_text([TWO_WINDOWS, EMPTY, SHARED], 12.345, (3, 3)) == (
+        "series                  files       range                                         source  requests  weight   rows\n"
+        "um klines BTCUSDT 1m    2024        2024-01-01T00:00:00Z .. 2024-01-02T01:05:00Z  rest           2      11  1,505\n"
+        "um klines BTCUSDT 1m    2024        - .. -                                        rest           0       0      0\n"
+        "um funding × 2 symbols  2023..2024  2023-12-31T22:01:00Z .. 2024-01-01T02:01:00Z  rest           2       2      2\n"
+        "3 jobs, 7 requests (3 of them to make this plan), weight 16, about 222 kB, at least 12.3 s; nothing was written"
     )
+
+
+def test_a_job_of_two_sources_has_a_line_for_each():
+    document = report.plan_json([TWO_SOURCES], 1.0)
+    assert (document["jobs"], document["requests"], document["weight"]) == (1, 3, 1)
+    assert document["bytes_estimated"] == 2_000_000 + 10 * 147
+    lines = [(line["source"], line["page_limit"], line["requests"], line["bytes_estimated"]) for line in document["plan"]]
+    assert lines == [("archive", None, 2, 2_000_000), ("rest", 499, 1, 1470)]
 
 
 def test_no_plan_as_text():
@@ -171,7 +198,7 @@ def test_durations(seconds, text):
     [(0, "0 B"), (6, "882 B"), (1_000, "147 kB"), (1_000_000, "147 MB"), (50_000_000, "7 GB"), (10_000_000_000, "1.5 TB")],
 )
 def test_sizes(rows, text):
-    job = Job((BARS,), (year(BARS, "2024"),), "rest", (Window(TimeRange(0, MINUTE), 1, 1, 1, rows),))
+    job = Job((BARS,), (year(BARS, "2024"),), ("rest",), (Window(TimeRange(0, MINUTE), 1, 1, 1, rows),))
     assert f", about {text}, " in report.plan_text([job], 0)
 
 

@@ -17,9 +17,10 @@ from ..model import Series, SymbolRules, Window
 from ..ranges import MAX_TIME, TimeRange, from_datetime, iso, parse_time
 from ..schema import arrow_schema
 from . import wire
-from .conversation import Conversation, Stats
+from .conversation import Conversation
 from .http import Params
 from .rest import RestSource
+from .retry import Stats
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -14,41 +14,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
-
-from ..errors import BadAnswer, Cancelled, EtlError, Refused, Rejected, Transient, UsageError
+from ..errors import BadAnswer, EtlError, Refused, Rejected, Transient, UsageError
 from ..model import ExchangeInfo, Market
 from ..ranges import MINUTE, SECOND, from_datetime, iso
 from . import wire
 from .http import Answer, Http, Params
 from .limits import Now, Pool, RequestPool, Ticket, WeightBudget
+from .retry import Effort, Persistence, Stats, Stop
 
 _T = TypeVar("_T")
 
 _log = logging.getLogger("etl")
-
-
-class Stop(Protocol):
-    """What ends a conversation from outside; a `threading.Event` is one. Every pause is a `wait` on it."""
-
-    def is_set(self) -> bool:
-        """Whether to end."""
-
-    def wait(self, timeout: float) -> bool:
-        """Wait `timeout` seconds, or less if set; whether it is set."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a conversation has cost so far: `weight` in the market's pool, `bytes_downloaded` as they came over the wire."""
-
-    requests: int = 0
-    weight: int = 0
-    bytes_downloaded: int = 0
-    retries: int = 0
-    waited_s: float = 0.0
 
 
 class Conversation:
@@ -77,20 +55,16 @@ class Conversation:
             raise UsageError(f"the address '{base_url}' of market {market.name} must begin with https:// or http://")
         self.market = market
         self._base_url = base_url.rstrip("/")
-        self._stop = stop or threading.Event()
+        self._persist = Persistence(stop, attempts, patience)
         self._http = http or Http()
         self._owns_http = http is None
         self._pools: dict[str, Pool] = {
             "weight": budget or WeightBudget(market.weight_limit, share),
             "funding": funding or RequestPool(share=share),
         }
-        self._attempts = attempts
-        self._patience = patience
         self._clock = clock
         self._sample: _Sample | None = None
         self._sampling = threading.Lock()
-        self._stats = Stats()
-        self._counting = threading.Lock()
 
     # ---- questions
 
@@ -110,7 +84,7 @@ class Conversation:
         """
         self._keep_time()
 
-        def attempt(effort: _Effort) -> _T:
+        def attempt(effort: Effort) -> _T:
             return self._read(self._ask(path, params, weight, pool, effort).answer, pool, decode)
 
         return self._persist(attempt)
@@ -131,7 +105,7 @@ class Conversation:
     @property
     def stats(self) -> Stats:
         """A consistent snapshot."""
-        return self._stats
+        return self._persist.stats
 
     def close(self) -> None:
         """Closes the connections, unless they were passed in."""
@@ -146,10 +120,10 @@ class Conversation:
 
     # ---- one attempt
 
-    def _ask(self, path: str, params: Params | None, weight: int, pool: str, effort: _Effort) -> _Reply:
+    def _ask(self, path: str, params: Params | None, weight: int, pool: str, effort: Effort) -> _Reply:
         limits = self._pools[pool]
         ticket = self._admit(limits, weight) if self._sample else None  # without a clock there is no budget: see _ask_time
-        self._count(requests=1, weight=weight if pool == "weight" else 0)
+        self._persist.count(requests=1, weight=weight if pool == "weight" else 0)
         sent = received = self._clock()
         used = None
         try:
@@ -160,17 +134,17 @@ class Conversation:
             effort.spent += received - sent
             if ticket:
                 limits.settle(ticket, self._instant(), used)
-        self._count(bytes_downloaded=answer.downloaded)
+        self._persist.count(bytes_downloaded=answer.downloaded)
         return _Reply(answer, sent, received)
 
     def _admit(self, limits: Pool, weight: int) -> Ticket:
         while True:
-            self._go_on()
+            self._persist.go_on()
             answer = limits.reserve(weight, self._instant())
             if isinstance(answer, Ticket):
                 return answer
             _log.debug("%s: the budget is used up, waiting %.1f s", self.market.name, answer / SECOND)
-            self._pause(answer / SECOND)
+            self._persist.pause(answer / SECOND)
 
     def _read(self, answer: Answer, pool: str, decode: Callable[[bytes], _T]) -> _T:
         now = self._time().latest if self._sample else None
@@ -197,59 +171,6 @@ class Conversation:
         except BadAnswer as wrong:
             raise BadAnswer(f"GET {answer.url}: {wrong}") from wrong
 
-    # ---- repetition
-
-    def _persist(self, attempt: Callable[[_Effort], _T]) -> _T:
-        effort = _Effort()
-
-        def enough(state: RetryCallState) -> bool:
-            spent = effort.spent + state.idle_for + state.upcoming_sleep
-            return state.attempt_number >= self._attempts or spent > self._patience
-
-        retrying = Retrying(
-            retry=retry_if_exception_type(Transient),
-            wait=_back_off,
-            stop=enough,
-            sleep=self._pause,
-            before_sleep=self._announce,
-            reraise=True,
-        )
-        try:
-            return retrying(attempt, effort)
-        except Transient as error:
-            tried = retrying.statistics["attempt_number"]
-            raise Transient(f"{error} (given up after {tried} attempts; run again later)", error.retry_after) from error
-
-    def _announce(self, state: RetryCallState) -> None:
-        self._count(retries=1)
-        error = state.outcome.exception() if state.outcome else None
-        level = logging.INFO if state.attempt_number < 3 else logging.WARNING
-        _log.log(
-            level, "attempt %d of %d: %s; again in %.1f s", state.attempt_number, self._attempts, error, state.upcoming_sleep
-        )
-
-    def _pause(self, seconds: float) -> None:
-        self._count(waited_s=seconds)
-        self._stop.wait(seconds)
-        self._go_on()
-
-    def _go_on(self) -> None:
-        if self._stop.is_set():
-            raise Cancelled("stopped; what was finished is stored")
-
-    def _count(
-        self, *, requests: int = 0, weight: int = 0, bytes_downloaded: int = 0, retries: int = 0, waited_s: float = 0.0
-    ) -> None:
-        with self._counting:
-            old = self._stats
-            self._stats = Stats(
-                old.requests + requests,
-                old.weight + weight,
-                old.bytes_downloaded + bytes_downloaded,
-                old.retries + retries,
-                old.waited_s + waited_s,
-            )
-
     # ---- time
 
     def _keep_time(self) -> None:
@@ -263,11 +184,11 @@ class Conversation:
         elif self._clock() - self._sample.received > _SAMPLE_AGE and self._sampling.acquire(blocking=False):
             try:  # whoever comes meanwhile goes by the old sample, and so do all while there is no new one
                 with suppress(Transient):
-                    self._sample = self._ask_time(_Effort())
+                    self._sample = self._ask_time(Effort())
             finally:
                 self._sampling.release()
 
-    def _ask_time(self, effort: _Effort) -> _Sample:
+    def _ask_time(self, effort: Effort) -> _Sample:
         budget = self._pools["weight"]
         budget.check()
         reply = self._ask(f"{self.market.prefix}/time", None, 1, "weight", effort)
@@ -302,13 +223,6 @@ _THEIR_FAULT = {-1001, -1006, -1007, -1008}
 _TOO_MANY = -1003
 
 
-@dataclass(slots=True)
-class _Effort:
-    """Seconds that the attempts of one question have taken so far."""
-
-    spent: float = 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class _Reply:
     answer: Answer
@@ -338,15 +252,6 @@ def _width(sample: _Sample) -> float:
 
 def _slack(now: Now) -> Now:
     return Now(now.earliest - _SLACK, now.latest + _SLACK)
-
-
-_jitter = wait_random_exponential(multiplier=0.5, max=30)
-
-
-def _back_off(state: RetryCallState) -> float:
-    """Full jitter, on top of what the server asked for; where a pool is blocked, the pool does the waiting."""
-    error = state.outcome.exception() if state.outcome else None
-    return _jitter(state) + ((error.retry_after or 0.0) if isinstance(error, Transient) else 0.0)
 
 
 class Throttled(Transient):
@@ -398,7 +303,7 @@ def _refused(status: int, message: str, said: str, until: int | None) -> Refused
             "the exchange's firewall refuses this host: stop, wait some minutes, check the address (VPN, proxy, shared cloud)"
         )
     elif status == 451:
-        advice = "the exchange does not serve this location: run it where Binance is served"
+        advice = "the exchange does not serve this location: take history with --source archive, or run where Binance is served"
     else:
         return None
     return Refused(f"{message}; {advice}", until)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +34,17 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     downloaded: int
+
+
+@dataclass(slots=True)
+class Download:
+    """A file on its way: `body` is what has arrived so far of its version `etag` (None if it cannot be resumed)."""
+
+    url: str
+    cap: int
+    """Most bytes that it may have."""
+    body: bytearray = field(default_factory=bytearray)
+    etag: str | None = None
 
 
 class Http:
@@ -62,14 +74,38 @@ class Http:
         Transient where connection, TLS or time failed or the body was cut off, BadAnswer for a body that is too large or packed
         in a way nobody asked for, EtlError for a certificate that cannot be verified, UsageError for a URL that is none.
         """
+        return self._get(url, params, {}, self._read)
+
+    def download(
+        self, file: Download, params: Params | None = None, *, arrived: Callable[[int], None] = lambda _: None
+    ) -> Answer:
+        """Like `get`, unpacked as it lies on the server, and capped by `file`; what was cut off can be gone on with.
+
+        After a Transient `file` keeps what arrived, and the next call asks for the rest only, if the server names versions and
+        the file still has the same one. `arrived` is told the size of each piece, and ends the download where it raises.
+        """
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if file.body and file.etag:
+            headers |= {"Range": f"bytes={len(file.body)}-", "If-Range": file.etag}
+        else:
+            file.body.clear()
+
+        def receive(url: str, response: httpx.Response) -> Answer:
+            return self._receive(url, response, file, arrived)
+
+        return self._get(file.url, params, headers, receive)
+
+    def _get(
+        self, url: str, params: Params | None, headers: dict[str, str], read: Callable[[str, httpx.Response], Answer]
+    ) -> Answer:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         try:
-            request = self._client.build_request("GET", url, params=given or None)
+            request = self._client.build_request("GET", url, params=given or None, headers=headers)
             url = str(request.url)
             with _deadline(self._deadline):
                 response = self._client.send(request, stream=True)
                 try:
-                    return self._read(url, response)
+                    return read(url, response)
                 finally:
                     response.close()
         except _ERRORS as error:
@@ -88,6 +124,37 @@ class Http:
             if len(body) > self._max_body:
                 raise BadAnswer(f"GET {url}: the body exceeds {self._max_body} bytes; it begins {bytes(body[:60])!r}")
         return Answer(url, response.status_code, response.headers, bytes(body), response.num_bytes_downloaded)
+
+    def _receive(self, url: str, response: httpx.Response, file: Download, arrived: Callable[[int], None]) -> Answer:
+        if response.status_code not in {200, 206, 416}:
+            return self._read(url, response)
+        total = self._begin(url, response, file)
+        if total is not None and total > file.cap:
+            raise BadAnswer(f"GET {url}: the file has {total} bytes, more than {file.cap}")
+        for piece in response.iter_raw():
+            file.body += piece
+            if len(file.body) > file.cap:
+                raise BadAnswer(f"GET {url}: the file exceeds {file.cap} bytes")
+            arrived(len(piece))
+        if total is not None and len(file.body) != total:
+            raise Transient(f"GET {url}: {len(file.body)} of {total} bytes arrived")
+        return Answer(url, response.status_code, response.headers, bytes(file.body), response.num_bytes_downloaded)
+
+    @staticmethod
+    def _begin(url: str, response: httpx.Response, file: Download) -> int | None:
+        """Makes `file` ready for the body of `response`; the size of the whole, if it is said."""
+        if (encoding := response.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+            raise BadAnswer(f"GET {url}: the body is packed as '{encoding}', which was not asked for")
+        etag, length = response.headers.get("etag"), response.headers.get("content-length", "")
+        if response.status_code == 200:
+            file.body.clear()
+            file.etag = None if etag is None or etag.startswith("W/") else etag  # a weak one does not vouch for bytes
+            return int(length) if length.isdecimal() else None
+        span = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})", response.headers.get("content-range", "").strip())
+        if response.status_code == 416 or not span or int(span[1]) != len(file.body) or etag not in {None, file.etag}:
+            file.body.clear()
+            raise Transient(f"GET {url}: HTTP {response.status_code}: not the rest that was asked for; it is fetched anew")
+        return int(span[2])
 
     def close(self) -> None:
         """Closes all connections."""

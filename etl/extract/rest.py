@@ -6,15 +6,13 @@ only when several answers for its range lacked it (design: trap 2). So no rule d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from .. import grid, registry
-from ..errors import BadAnswer, Cancelled, EtlError, Refused
+from ..errors import BadAnswer
 from ..grid import Times
 from ..model import Series, Window
 from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, TimeRange
@@ -35,38 +33,18 @@ MAX_SINGLE_HOLES = 8
 _Key = tuple[int, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """The answer for one window: pages by series, exactly what lies in the window, repeats included; or the error instead."""
-
-    window: Window
-    pages: Mapping[Series, Sequence[pa.Table]]
-    error: EtlError | None = None
-
-
 class RestSource:
-    """Fetches windows over conversations, one a market; `fetch` asks several at once, on the threads of `pages`."""
+    """Answers windows over conversations, one a market. Thread-safe."""
 
-    def __init__(self, conversation: Callable[[str], Conversation], pages: Executor | None = None) -> None:
+    def __init__(self, conversation: Callable[[str], Conversation]) -> None:
         self._conversation = conversation
-        self._pages = pages
 
-    def fetch(self, series: Sequence[Series], windows: Sequence[Window]) -> Iterator[Fetched]:
-        """The answers in the order in which they arrive; after Refused or Cancelled nothing more is asked."""
-        assert self._pages is not None  # noqa: S101 - who asks for several windows brings the threads
-        futures = {self._pages.submit(self._window, series, window): window for window in windows}
-        try:
-            for future in as_completed(futures):
-                try:
-                    answer = Fetched(futures[future], future.result())
-                except EtlError as error:
-                    answer = Fetched(futures[future], {}, error)
-                yield answer
-                if isinstance(answer.error, Refused | Cancelled):
-                    return
-        finally:
-            for future in futures:
-                future.cancel()
+    def answer(self, series: Sequence[Series], window: Window) -> dict[Series, list[pa.Table]]:
+        """The pages by series: exactly what lies in the window, repeats included."""
+        if len(series) > 1:
+            return self._all_settlements(series, window.span)
+        one = series[0]
+        return {one: self.bars(one, window) if one.interval else self.settlements(one, window.span)}
 
     def first_bar(self, series: Series, start: int, denials: int = DENIALS) -> int | None:
         """The open of the first bar at or after `start`, None if so many answers held none; one row where pages go forward."""
@@ -103,12 +81,6 @@ class RestSource:
             else:
                 denials += 1
         return oldest
-
-    def _window(self, series: Sequence[Series], window: Window) -> Mapping[Series, Sequence[pa.Table]]:
-        if len(series) > 1:
-            return self._all_settlements(series, window.span)
-        one = series[0]
-        return {one: self.bars(one, window) if one.interval else self.settlements(one, window.span)}
 
     def bars(self, series: Series, window: Window) -> list[pa.Table]:
         """The pages that together hold every bar of the window that the exchange does not deny; repeats included."""
@@ -199,7 +171,7 @@ class RestSource:
                 pending += [(left, denials) for left in behind if left != asked]
         return pages
 
-    def _all_settlements(self, series: Sequence[Series], span: TimeRange) -> Mapping[Series, Sequence[pa.Table]]:
+    def _all_settlements(self, series: Sequence[Series], span: TimeRange) -> dict[Series, list[pa.Table]]:
         """The settlements of all symbols in `span`, asked twice because nothing in one answer shows that a row is lacking.
 
         A full page may hide rows, so it is asked again in halves, and within an hour by symbol.
@@ -234,7 +206,7 @@ class RestSource:
                 answers += 1
         return pages
 
-    def _split(self, series: Sequence[Series], span: TimeRange) -> Mapping[Series, Sequence[pa.Table]]:
+    def _split(self, series: Sequence[Series], span: TimeRange) -> dict[Series, list[pa.Table]]:
         if span.end - span.start <= HOUR:
             return {one: self.settlements(one, span) for one in series}
         middle = (span.start + span.end) // 2

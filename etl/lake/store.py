@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -46,7 +47,9 @@ class Stored:
     coverage: tuple[Coverage, ...]
     holes: tuple[TimeRange, ...]
     wanted: int | None = None
-    """Since when the series was asked for by the run that wrote the file; what lies between and is not covered was lost."""
+    """Since when the series was asked for by the run that wrote the file."""
+    lost: tuple[TimeRange, ...] = ()
+    """What was asked for and failed, and is not covered since."""
 
 
 class Store:
@@ -157,11 +160,11 @@ class Store:
                 low, high = _milliseconds(statistics.min), _milliseconds(statistics.max)
                 first = low if first is None else min(first, low)
                 last = high if last is None else max(last, high)
-            coverage = tuple(Coverage(TimeRange(c["start"], c["end"]), c["source"], c["checked"]) for c in about["coverage"])
-            holes = tuple(TimeRange(start, end) for start, end in about["holes"])
+            coverage = tuple(_coverage(entry) for entry in about["coverage"])
+            holes, lost = (tuple(TimeRange(*span) for span in spans) for spans in (about["holes"], about.get("lost", ())))
             partition = self._partition_named(series, path.stem)
             wanted = about.get("wanted")
-        return Stored(partition, path, metadata.num_rows, first, last, path.stat().st_size, coverage, holes, wanted)
+        return Stored(partition, path, metadata.num_rows, first, last, path.stat().st_size, coverage, holes, wanted, lost)
 
     def _partition_named(self, series: Series, name: str) -> Partition:
         start = from_datetime(datetime(int(name[:4]), int(name[5:7] or 1), 1, tzinfo=UTC))
@@ -193,7 +196,9 @@ class Store:
         rows: pa.Table,
         coverage: Sequence[Coverage],
         holes: Sequence[TimeRange],
+        *,
         wanted: int | None = None,
+        lost: Sequence[TimeRange] = (),
     ) -> None:
         """Replace the partition's file by one that holds `rows` (sorted, unique) and says what was asked and answered."""
         series = partition.series
@@ -203,19 +208,11 @@ class Store:
         about = {
             "format": FORMAT,
             **series.as_dict(),
-            "coverage": [
-                {
-                    "start": c.span.start,
-                    "end": c.span.end,
-                    "source": c.source,
-                    "source_url": endpoint.path,
-                    "sha256": None,
-                    "checked": c.checked,
-                }
-                for c in coverage
-            ],
+            "coverage": [_entry(c, endpoint.path) for c in coverage],
             "holes": [[hole.start, hole.end] for hole in holes],
         }
+        if lost:
+            about["lost"] = [[span.start, span.end] for span in lost]
         if wanted is not None:
             about["wanted"] = wanted
         footer = json.dumps(about, separators=(",", ":"), ensure_ascii=False)
@@ -278,6 +275,31 @@ def encode(rows: pa.Table, footer: str) -> pa.Buffer:
         writer.write_table(rows, row_group_size=ROW_GROUP)
         writer.add_key_value_metadata({FOOTER_KEY.decode(): footer})
     return sink.getvalue()
+
+
+def _entry(coverage: Coverage, rest_path: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "start": coverage.span.start,
+        "end": coverage.span.end,
+        "source": coverage.source,
+        "source_url": rest_path if coverage.source == "rest" else coverage.key,
+        "sha256": coverage.sha256,
+        "checked": coverage.checked,
+    }
+    more = {"etag": coverage.etag, "former": coverage.former}
+    return entry | {name: value for name, value in more.items() if value}
+
+
+def _coverage(entry: dict[str, Any]) -> Coverage:
+    return Coverage(
+        TimeRange(entry["start"], entry["end"]),
+        entry["source"],
+        entry["checked"],
+        entry["source_url"] if entry["source"] == "archive" else None,
+        entry["sha256"],
+        entry.get("etag"),
+        tuple(entry.get("former", ())),
+    )
 
 
 def _locked(handle: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ..errors import LakeError
 from ..model import SymbolRules
-from ..ranges import iso
+from ..ranges import DAY, MAX_TIME, MINUTE, iso
 from .files import replace_file
 
 _TEXT = ("symbol", "base_asset", "quote_asset", "contract_type", "status")
@@ -26,6 +26,9 @@ SCHEMA = pa.schema(
 
 Row = dict[str, object]
 
+# So long an absence of bars that no source fills lies between two contracts: no outage ever lasted a week.
+BETWEEN_LIVES = 7 * DAY
+
 
 class Life(NamedTuple):
     """The open times of the first and of the last bar of a contract (ms UTC); None for what is not known, or not over."""
@@ -35,13 +38,17 @@ class Life(NamedTuple):
 
 
 class Symbols:
-    """The symbols of one market in one lake, one row a contract, times in ms UTC."""
+    """The contracts of one market in one lake, one row each, times in ms UTC; a re-used ticker has several, oldest first."""
 
     def __init__(self, lake: Path, market: str) -> None:
         self._lake = lake
         self._path = lake / "symbols" / f"market={market}" / "symbols.parquet"
 
     def rows(self) -> dict[str, Row]:
+        """The latest contract of each stored symbol."""
+        return {symbol: rows[-1] for symbol, rows in self.contracts().items()}
+
+    def contracts(self) -> dict[str, list[Row]]:
         """What is stored, by symbol; nothing where nothing is."""
         if not self._path.exists():
             return {}
@@ -50,30 +57,40 @@ class Symbols:
             table = table.cast(pa.schema([(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in SCHEMA]))
         except (OSError, pa.ArrowException, ValueError) as error:
             raise LakeError(f"{self._path} cannot be read ({error}); move it away, the next run makes it anew") from error
-        return {row["symbol"]: row for row in table.to_pylist()}
+        contracts: dict[str, list[Row]] = {}
+        for row in table.to_pylist():
+            contracts.setdefault(row["symbol"], []).append(row)
+        return contracts
 
-    def merged(self, rules: Iterable[SymbolRules], lives: Mapping[str, Life]) -> dict[str, Row]:
-        """The stored rows with the present rules, and what is known of lives, over them."""
-        rows = {symbol: dict(row) for symbol, row in self.rows().items()}
-        for row in rows.values():
-            if row["status"] == "TRADING":
-                row["status"] = None  # so it was; whether it still does, only the present rules can say
+    def merged(self, rules: Iterable[SymbolRules], lives: Mapping[str, Sequence[Life]]) -> dict[str, list[Row]]:
+        """The stored contracts with the present rules, and what is known of their lives, over them."""
+        contracts = {symbol: [dict(row) for row in rows] for symbol, rows in self.contracts().items()}
+        for rows in contracts.values():
+            for row in rows:
+                if row["status"] == "TRADING":
+                    row["status"] = None  # so it was; whether it still does, only the present rules can say
         for rule in rules:
-            row = rows.setdefault(rule.symbol, dict.fromkeys(SCHEMA.names))
-            row.update({name: getattr(rule, name) for name in (*_TEXT, *_TIMES, *_NUMBERS)})
-        for symbol, life in lives.items():
-            if symbol in rows:
+            rows = contracts.setdefault(rule.symbol, [])
+            if not rows or (rule.onboard_time is not None and ended(rows[-1]) < rule.onboard_time):
+                rows.append(dict.fromkeys(SCHEMA.names))
+            rows[-1].update({name: getattr(rule, name) for name in (*_TEXT, *_TIMES, *_NUMBERS)})
+        for symbol, lived in lives.items():
+            rows = contracts.setdefault(symbol, [])
+            nobody = dict.fromkeys(SCHEMA.names) | {"symbol": symbol}
+            rows[:0] = [dict(nobody) for _ in range(len(lived) - len(rows))]
+            for row, life in zip(rows[-len(lived) :], lived, strict=True):
                 if life.first is not None:
-                    rows[symbol]["first_time"] = life.first
-                rows[symbol]["last_time"] = None if rows[symbol]["status"] == "TRADING" else life.last
-        return dict(sorted(rows.items()))
+                    row["first_time"] = life.first
+                row["last_time"] = None if row["status"] == "TRADING" else life.last
+        return dict(sorted(contracts.items()))
 
-    def update(self, rules: Iterable[SymbolRules], lives: Mapping[str, Life]) -> bool:
+    def update(self, rules: Iterable[SymbolRules], lives: Mapping[str, Sequence[Life]]) -> bool:
         """Store what `merged` gives; whether that changed the file."""
-        rows = self.merged(rules, lives)
-        if not rows or rows == self.rows():
+        contracts = self.merged(rules, lives)
+        if not contracts or contracts == self.contracts():
             return False
-        columns = list(zip(*([row[name] for name in SCHEMA.names] for row in rows.values()), strict=True))
+        rows = [[row[name] for name in SCHEMA.names] for each in contracts.values() for row in each]
+        columns = list(zip(*rows, strict=True))
         table = pa.Table.from_arrays(
             [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
         )
@@ -81,6 +98,13 @@ class Symbols:
         pq.write_table(table, sink, compression="zstd", store_schema=False)
         replace_file(self._lake, self._path, memoryview(sink.getvalue()))
         return True
+
+
+def ended(row: Row) -> int:
+    """When the contract was over (ms UTC): after its last bar, or its delivery; MAX_TIME where neither is known."""
+    last, delivery = row["last_time"], row["delivery_time"]
+    known = [last + MINUTE] if isinstance(last, int) else []
+    return min([*known, *([delivery] if isinstance(delivery, int) else [])], default=MAX_TIME)
 
 
 def alive(row: Row, at: int) -> bool:

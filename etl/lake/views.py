@@ -15,6 +15,7 @@ from ..errors import LakeError, UsageError
 from ..model import Column, Dataset
 from ..ranges import DAY, MAX_TIME
 from .files import replace_file
+from .symbols import BETWEEN_LIVES
 
 _SQL_TYPES = {"time": "TIMESTAMP", "float": "DOUBLE", "int": "BIGINT", "text": "VARCHAR"}
 
@@ -51,7 +52,7 @@ VIEWS: dict[str, dict[str, str]] = {
 MACROS = ("bars", "resample", "bars_with_funding", "gaps", "universe")
 
 _FOOTER = (
-    '{"market":"VARCHAR","symbol":"VARCHAR","interval":"VARCHAR","holes":["BIGINT[]"],"coverage":'
+    '{"market":"VARCHAR","symbol":"VARCHAR","interval":"VARCHAR","holes":["BIGINT[]"],"lost":["BIGINT[]"],"coverage":'
     '[{"start":"BIGINT","end":"BIGINT","source":"VARCHAR","source_url":"VARCHAR","sha256":"VARCHAR","checked":"BIGINT"}]}'
 )
 _PARQUET = "SELECT $names FROM read_parquet($files, hive_partitioning = true, hive_types_autocast = false) AS r"
@@ -162,6 +163,7 @@ class _Sql:
             "here": str(root).replace("\n", " "),
             "footer": _FOOTER,
             "never": str(MAX_TIME),
+            "between": str(BETWEEN_LIVES),
             "stored": ", ".join(f"b.{column.name}" for column in bars.columns),
             "unknown": ", ".join(
                 f"make_timestamp(n.i) AS {name}" if kind == "TIMESTAMP" else f"n.i::{kind} AS {name}"

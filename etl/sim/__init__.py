@@ -1,4 +1,6 @@
-"""The embedded exchange: a real HTTP server on loopback that answers like Binance, for demos, tests and users' own CI."""
+"""The embedded exchange: a real HTTP server on loopback that answers like Binance, REST and bulk archive, for demos, tests
+and users' own CI.
+"""
 
 from __future__ import annotations
 

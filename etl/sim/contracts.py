@@ -44,6 +44,8 @@ class Contract:
     """Whether bars are refused with -1122 once it has ended."""
     contract_size: int = 0
     """USD a contract, COIN-M only."""
+    forgotten: bool = False
+    """Whether only the archive still has it: REST and exchangeInfo do not know it, or know another contract of its name."""
 
     def status(self, now: int) -> str:
         """`status` of exchangeInfo."""
@@ -218,6 +220,12 @@ def _odd() -> Iterator[Contract]:
     yield um("OCEANUSDT", "OCEAN", "0.6", "2020-10-14T07:11", end=parse_time("2024-07-01T09:00"))
     yield um("UNFIUSDT", "UNFI", "5", "2021-02-24T08:19", end=parse_time("2024-12-10T09:00"))
     yield um("XEMUSDT", "XEM", "0.05", "2021-01-14T07:23", end=parse_time("2024-12-10T09:00"), closed_error=True)
+    # What only the archive remembers: a delisted contract, the older one of a re-used ticker, a renamed folder.
+    yield um("SRMUSDT", "SRM", "2", "2021-01-12T07:00", end=parse_time("2022-11-28T09:00"), forgotten=True)
+    yield um("LUNAUSDT", "LUNA", "60", "2021-03-03T07:00", end=parse_time("2022-05-13T01:00"), forgotten=True)
+    yield um("LUNAUSDT", "LUNA2", "2", "2022-09-10T10:30")
+    yield um("ICPUSDT_SETTLED", "ICP", "250", "2021-05-11T07:00", end=parse_time("2022-06-10T09:00"), forgotten=True)
+    yield um("ICPUSDT", "ICP", "6", "2022-09-27T02:30")
     yield Contract("um", "SOONUSDT", "SOON", "USDT", "1", "0.0001", "1", None, pair="SOONUSDT",
                    onboard=parse_time("2099-01-01"))  # fmt: skip
 
@@ -255,7 +263,10 @@ def _spot() -> Iterator[Contract]:
 
 
 def default_contracts(perpetuals: int = 64) -> list[Contract]:
-    """`perpetuals` ordinary USD-M contracts (BTCUSDT and ETHUSDT first), the odd ones, five of COIN-M and five of spot."""
+    """`perpetuals` ordinary USD-M contracts (BTCUSDT and ETHUSDT first), the odd ones, five of COIN-M and five of spot.
+
+    Two contracts may have one name, one after the other; then all but one are forgotten.
+    """
     return [*_perpetuals(perpetuals), *_odd(), *_coin_margined(), *_spot()]
 
 

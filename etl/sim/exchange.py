@@ -27,10 +27,12 @@ _SPOT_DEPTH_WEIGHTS = ((100, 5), (500, 25), (1000, 50), (5000, 250))
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET request: its path and its parameters, each once."""
+    """A GET or HEAD request: its path, its parameters, each once, and its headers, names in lower case."""
 
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    method: str = "GET"
 
 
 @dataclass(frozen=True, slots=True)

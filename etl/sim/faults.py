@@ -1,4 +1,4 @@
-"""Faults to inject: rules from a file, or from code, that say which requests are answered wrongly and how.
+r"""Faults to inject: rules from a file, or from code, that say which requests are answered wrongly and how.
 
 A file is TOML (or JSON with the same keys), named by its suffix::
 
@@ -48,11 +48,13 @@ gzip_bomb               megabytes = 64 of blanks, compressed
 endless                 a body that never ends
 clock_skew              ms: Date header and serverTime are that far off
 ======================  =============================================================================================
+
+Rules work on paths of the bulk archive as well (`path = "\\.zip$"`); what edits rows leaves its objects as they are. What is
+wrong with the archive's files themselves is said under [[archive]] (see `etl.sim.defects`).
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import random
 import re
@@ -63,12 +65,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from types import NoneType
-from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias
 
 from ..errors import UsageError
 from ..ranges import HOUR, SECOND
+from .defects import Defects
 from .exchange import RESTRICTED_BODY, Answer, Request, http_date
+from .tables import Expression, check_keys, fits, parse_table
 from .world import INTERVALS
 
 
@@ -117,6 +120,8 @@ class Delivery:
             yield self.stall_before, head + body
 
 
+_OF_OBJECTS = {"etag", "last-modified", "accept-ranges", "content-range"}
+
 Outcome: TypeAlias = tuple[Answer, Delivery]
 Ask: TypeAlias = Callable[[Request], bytes]
 
@@ -134,7 +139,8 @@ class _Hit:
 
     def instead(self, body: bytes, status: int = 200, content_type: str = "application/json") -> Outcome:
         """Another body in the answer's place."""
-        headers = self.answer.headers | {"content-type": content_type}
+        headers = {name: value for name, value in self.answer.headers.items() if name not in _OF_OBJECTS}
+        headers["content-type"] = content_type
         return replace(self.answer, status=status, body=body, headers=headers), Delivery()
 
     def rows(self, change: Callable[[list[Any]], list[Any]]) -> Outcome:
@@ -402,10 +408,18 @@ class Rule:
 
 
 class Faults:
-    """Rules and their counts; thread-safe. `rules` are tables with the keys of the file."""
+    """Rules and their counts; thread-safe. `rules` and `archive` are tables with the keys of the file."""
 
-    def __init__(self, rules: Sequence[Mapping[str, object]] = (), *, seed: int = 0, origin: str = "faults") -> None:
+    def __init__(
+        self,
+        rules: Sequence[Mapping[str, object]] = (),
+        *,
+        archive: Sequence[Mapping[str, object]] = (),
+        seed: int = 0,
+        origin: str = "faults",
+    ) -> None:
         self.rules = [parse_rule(rule, f"{origin}: rule {number}") for number, rule in enumerate(rules, 1)]
+        self.defects = Defects(archive, origin=origin)
         self._seed = seed
         self._lock = Lock()
         self.reset()
@@ -419,23 +433,25 @@ class Faults:
             table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot read the fault rules in {path}: {error}") from error
-        if not isinstance(table, dict) or not isinstance(table.get("rule", []), list):
-            raise UsageError(f"{path}: fault rules are tables, each under [[rule]]")
-        _known(table, {"seed", "rule"}, str(path))
+        lists = ("rule", "archive")
+        if not isinstance(table, dict) or not all(isinstance(table.get(name, []), list) for name in lists):
+            raise UsageError(f"{path}: fault rules are tables, each under [[rule]] or [[archive]]")
+        check_keys(table, {"seed", *lists}, str(path))
         seed = table.get("seed", 0)
-        if not _fits(seed, int):
+        if not fits(seed, int):
             raise UsageError(f"{path}: seed must be a whole number, not {seed!r}")
-        return cls(table.get("rule", []), seed=seed, origin=str(path))
+        return cls(table.get("rule", []), archive=table.get("archive", []), seed=seed, origin=str(path))
 
     def reset(self) -> None:
         """Count from the beginning, forget remembered pages."""
+        self.defects.reset()
         with self._lock:
             self._counts = [0] * len(self.rules)
             self._memories: list[dict[object, bytes]] = [{} for _ in self.rules]
 
     def apply(self, request: Request, answer: Answer, now: int, ask: Ask) -> tuple[Answer, Delivery, str | None]:
         """What to send instead of `answer`, how, and the action that made it so (None: no rule applies)."""
-        if not self.rules or answer.status != 200:
+        if not self.rules or answer.status not in {200, 206}:
             return answer, Delivery(), None
         with self._lock:
             chosen = None
@@ -453,59 +469,12 @@ class Faults:
         return changed, delivery, rule.action
 
 
-_MATCH = {"path": str, "symbol": str, "after": int, "first": int, "every": int, "probability": float}
+_MATCH = {"path": Expression, "symbol": str, "after": int, "first": int, "every": int, "probability": float}
 
 
 def parse_rule(table: Mapping[str, object], where: str) -> Rule:
     """A rule from its table; UsageError that names an unknown or unfit key and lists the known ones."""
-    if not isinstance(table, Mapping):
-        raise UsageError(f"{where}: a rule is a table of keys, not {table!r}")
-    action = table.get("action")
-    if not isinstance(action, str) or action not in ACTIONS:
-        raise UsageError(f"{where}: unknown action {action!r}; known are {', '.join(ACTIONS)}")
-    signature = inspect.signature(ACTIONS[action]).parameters
-    keys = [name for name in signature if name != "hit"]
-    hints: dict[str, Any] = {**_MATCH, **{key: _hints(action)[key] for key in keys}}
-    _known(table, {"action", *hints}, f"{where} ({action})")
-    for key, value in table.items():
-        if key != "action" and not _fits(value, hints[key]):
-            raise UsageError(f"{where} ({action}): {key} must be {_described(hints[key])}, not {value!r}")
-    missing = [key for key in keys if signature[key].default is inspect.Parameter.empty and key not in table]
-    if missing:
-        raise UsageError(f"{where}: action {action} needs {', '.join(missing)}")
-    if table.get("every") == 0 or (isinstance(table.get("bytes_per_second"), (int, float)) and not table["bytes_per_second"]):
+    action, args, match = parse_table(table, "action", ACTIONS, _MATCH, where)
+    if match.get("every") == 0 or args.get("bytes_per_second") == 0:
         raise UsageError(f"{where} ({action}): every and bytes_per_second must be greater than 0")
-    try:
-        re.compile(str(table.get("path", "")))
-    except re.error as error:
-        raise UsageError(f"{where}: path is no regular expression: {error}") from error
-    match: dict[str, Any] = {key: value for key, value in table.items() if key in _MATCH}
-    return Rule(action, {key: value for key, value in table.items() if key in keys}, **match)
-
-
-@cache
-def _hints(action: str) -> dict[str, Any]:
-    return get_type_hints(ACTIONS[action])
-
-
-def _known(table: Mapping[str, object], known: set[str], where: str) -> None:
-    unknown = sorted(set(table) - known)
-    if unknown:
-        raise UsageError(f"{where}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(sorted(known))}")
-
-
-def _fits(value: object, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    kinds = tuple(kind for kind in get_args(hint) or (hint,) if kind is not NoneType)
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, (*kinds, int) if float in kinds else kinds)
-
-
-def _described(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(hint)))
-    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not NoneType]
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    return " or ".join(names[kind] for kind in kinds)
+    return Rule(action, args, **match)

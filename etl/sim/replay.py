@@ -3,13 +3,17 @@
 Read are bars as CSV in the archive's layout (`SYMBOL-INTERVAL-….csv`, with or without header, ms or µs) or as raw JSON pages
 (`klines_INTERVAL/SYMBOL.json`), settlements as CSV, as JSON or as Feather in freqtrade's layout, and raw bodies named
 `exchangeInfo-…`, `bookTicker-…`, `depth-…`, `fundingInfo-…` `.json`. A path with the word `spot` (or `cm`) is of that market.
-Where files overlap, the preferred one stands, row by row: archive-named CSV, then JSON, other CSV, Feather; then by path.
+Where files overlap, the preferred one stands, row by row: archive-named CSV, then JSON, other CSV, Feather, zip; then by path.
 Two settlements of the same UTC minute are one.
+
+In the archive all rows are served in its layout. Zips and CHECKSUM files named like its own are served as they are, of any
+dataset; where a CHECKSUM is not there, it is made.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 import sys
@@ -18,14 +22,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from ..errors import UsageError
 from ..model import Series
-from ..ranges import MINUTE, iso
+from ..ranges import MAX_TIME, MINUTE, TimeRange, iso, parse_time
 from ..registry import DATASETS, MARKETS
-from .rows import Block, joined
+from .rows import Block, bar_lines, joined, settlement_lines
 from .world import INTERVALS, Selection
 
 _INTERVAL = "|".join(["1mo", *INTERVALS])
@@ -33,6 +38,7 @@ _BARS_NAME = re.compile(rf"(?P<symbol>.+)-(?P<interval>{_INTERVAL})-\d{{4}}[-_\d
 _PAGES_FOLDER = re.compile(rf"(?:klines_)?(?P<interval>{_INTERVAL})")
 _FUNDING_NAME = re.compile(r"(?P<symbol>[^-]+)-funding(?:Rate)?-.*")
 _FREQTRADE_NAME = re.compile(r"(?P<base>[^_]+)_(?P<quote>[^_]+)_[^_]+-.*funding_rate.*")
+_OBJECT_NAME = re.compile(r"(?P<symbol>.+)-(?P<what>\w+)-(?P<date>\d{4}-\d\d(?P<day>-\d\d)?)\.zip(\.CHECKSUM)?")
 _RAW_NAME = re.compile(r"(?P<kind>exchangeInfo|bookTicker|depth|fundingInfo)-(?P<rest>.*)")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 _FOLDERS = {"markPriceKlines": "mark_klines", "indexPriceKlines": "index_klines", "premiumIndexKlines": "premium_klines"}
@@ -83,6 +89,7 @@ class ReplayWorld:
             raise UsageError(f"{root} is no folder; --replay takes a folder of recorded files")
         self.served: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
+        self._objects: dict[str, bytes] = {}
         self._raw: dict[tuple[str, str], list[tuple[str, Any]]] = defaultdict(list)
         merged: dict[Series, dict[object, tuple[int, bytes]]] = defaultdict(dict)
         for file in sorted((one for one in root.rglob("*") if one.is_file()), key=lambda one: (_rank(one), one)):
@@ -93,6 +100,11 @@ class ReplayWorld:
                 self.left_out[name] = str(reason)
         if not self.served:
             raise UsageError(f"{root} holds nothing that can be served: no bars, settlements or raw bodies of the exchange")
+        for key, zipped in list(self._objects.items()):
+            if key.endswith(".zip"):
+                line = f"{hashlib.sha256(zipped).hexdigest()}  {key.rpartition('/')[2]}\n"
+                self._objects.setdefault(f"{key}.CHECKSUM", line.encode())
+        self.recorded: Mapping[str, bytes] = self._objects
         if not quiet:
             sys.stderr.writelines([
                 *(f"serve {name}: {text}\n" for name, text in sorted(self.served.items())),
@@ -102,6 +114,8 @@ class ReplayWorld:
             series: joined(*zip(*((time, text) for time, text in sorted(rows.values())), strict=True))
             for series, rows in merged.items()
         }
+        digests = sorted((str(series), hashlib.sha256(block.text).hexdigest()) for series, block in self._blocks.items())
+        self.tag = hashlib.sha256(repr(digests).encode()).hexdigest()
         self._info = {market: self._listing(market) for market in MARKETS}
         self._known = {(market, one["symbol"]) for market, info in self._info.items() for one in info["symbols"]}
         self._everybody = {market: self._all_settlements(market) for market in MARKETS}
@@ -114,10 +128,16 @@ class ReplayWorld:
         if raw:
             self._raw[market, raw["kind"]].append((raw["rest"], _load(file)))
             return f"{market} {raw['kind']}"
-        recordings = [one for one in _recordings(file, place, market) if one.rows]
-        if not recordings:
-            raise _LeftOut("it holds no rows")
-        texts = []
+        archived = _archive_key(file, place, market)
+        if archived:
+            self._objects[archived] = file.read_bytes()
+        try:
+            recordings = _recordings(file, place, market)
+        except _LeftOut as reason:
+            if archived:
+                return f"{archived} as it is; of its rows none, because {reason}"
+            raise
+        texts = [f"{archived} as it is"] if archived else []
         for recording in recordings:
             rows, known = merged[recording.series], len(merged[recording.series])
             for key, time, text in recording.rows:
@@ -195,6 +215,30 @@ class ReplayWorld:
                 return {**body, "bids": body["bids"][:limit], "asks": body["asks"][:limit]}
         return None
 
+    # --- the archive
+
+    def folders(self, market: str, dataset: str) -> Sequence[str]:
+        """The recorded symbols."""
+        return sorted({one.symbol for one in self._blocks if (one.market, one.dataset) == (market, dataset)})
+
+    def extent(self, series: Series) -> TimeRange:
+        """From the first row to the last one."""
+        block = self._blocks.get(series)
+        return TimeRange(int(block.times[0]), int(block.times[-1]) + 1) if block else TimeRange(0, 0)
+
+    def count(self, series: Series, span: TimeRange) -> int:
+        """How many lines `span` has."""
+        return self.lines(series, span).count(b"\n")
+
+    def room(self, series: Series) -> int | None:  # noqa: ARG002 - lines of any length may be recorded
+        """Nobody knows."""
+        return None
+
+    def lines(self, series: Series, span: TimeRange, unit: int = 1) -> bytes:
+        """The rows of `span` as lines of CSV."""
+        rows = _cut(self._blocks.get(series), Selection(span, 1 << 62), MAX_TIME)
+        return bar_lines(rows, unit) if series.interval else settlement_lines(rows)
+
     def truth(self, market: str, dataset: str, symbol: str, interval: str | None, start_ms: int, end_ms: int) -> list[Any]:  # noqa: PLR0917 - as in World
         """Every recorded row in [start_ms, end_ms), as on the wire."""
         block = self._blocks.get(Series(market, dataset, symbol, interval))
@@ -232,16 +276,46 @@ def _market(place: Path) -> str:
     return next((market for market in ("spot", "cm") if market in words), "um")
 
 
+def _archive_key(file: Path, place: Path, market: str) -> str | None:
+    """Where the archive has a zip or CHECKSUM of that name; None if it is nothing of the kind."""
+    name = _OBJECT_NAME.fullmatch(file.name)
+    try:
+        parse_time(name["date"] if name["day"] else f"{name['date']}-01") if name else None
+    except UsageError:
+        name = None
+    if name is None:
+        return None
+    bars = name["what"] in _INTERVAL.split("|")
+    folder = next((part for part in place.parts if part in _FOLDERS), "klines") if bars else name["what"]
+    parts = [MARKETS[market].archive_path, "daily" if name["day"] else "monthly", folder, name["symbol"]]
+    return "/".join(["data", *parts, *([name["what"]] if bars else []), file.name])
+
+
 def _recordings(file: Path, place: Path, market: str) -> list[_Recording]:
-    readers = {".csv": _read_csv, ".json": _read_json, ".feather": _read_feather}
+    readers = {".csv": _read_csv, ".json": _read_json, ".feather": _read_feather, ".zip": _read_zip}
     if file.suffix not in readers:
-        raise _LeftOut("only .csv, .json and .feather files are read")
-    return readers[file.suffix](file, place, market)
+        raise _LeftOut("only .csv, .json, .feather and .zip files are read")
+    recordings = [one for one in readers[file.suffix](file, place, market) if one.rows]
+    if not recordings:
+        raise _LeftOut("it holds no rows")
+    return recordings
 
 
 def _read_csv(file: Path, place: Path, market: str) -> list[_Recording]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        lines = list(csv.reader(stream))
+        return _csv(file, place, market, list(csv.reader(stream)))
+
+
+def _read_zip(file: Path, place: Path, market: str) -> list[_Recording]:
+    try:
+        with ZipFile(file) as zipped:
+            text = zipped.read(zipped.infolist()[0]).decode("utf-8-sig")
+    except (BadZipFile, IndexError, UnicodeDecodeError) as error:
+        raise _LeftOut(f"it is no zip of a text: {error}") from error
+    return _csv(file, place, market, list(csv.reader(text.splitlines())))
+
+
+def _csv(file: Path, place: Path, market: str, lines: list[list[str]]) -> list[_Recording]:
     if not lines:
         raise _LeftOut("it is empty")
     head = [re.sub(r"[^a-z]", "", name.lower()) for name in lines[0]]

@@ -1,4 +1,4 @@
-"""The embedded exchange as a real HTTP/1.1 server on loopback: sockets, request log, control endpoints."""
+"""The embedded exchange as a real HTTP/1.1 server on loopback, REST and bulk archive: sockets, request log, control."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ..errors import UsageError
 from ..ranges import parse_duration, parse_time
 from ..registry import FUNDING_LIMIT, MARKETS
+from .archive import Archive
 from .clock import Clock
 from .exchange import Answer, Exchange, Request, http_date
 from .faults import Delivery, Faults
@@ -81,6 +82,7 @@ class Simulator:
             enforce=enforce,
             retry_after=retry_after,
         )
+        self.archive = Archive(market, self.faults.defects)
         self.stopping = Event()
         self._lock = Lock()
         self._reset_log()
@@ -114,12 +116,13 @@ class Simulator:
             return list(self._log)
 
     def counters(self) -> dict[str, Any]:
-        """Requests, pages, by path and by status, refused ones, the highest weight of a window by pool."""
+        """Requests, pages, downloads of zips, by path and by status, refused ones, the highest weight of a window by pool."""
         with self._lock:
-            paths, statuses, pages = dict(self._paths), dict(self._statuses), self._pages
+            paths, statuses, pages, zips = dict(self._paths), dict(self._statuses), self._pages, self._zips
         return {
             "requests": sum(paths.values()),
             "pages": pages,
+            "zips": zips,
             "paths": paths,
             "statuses": {str(status): count for status, count in statuses.items()},
             "status_429": statuses.get(429, 0),
@@ -139,6 +142,7 @@ class Simulator:
         self._paths: Counter[str] = Counter()
         self._statuses: Counter[int] = Counter()
         self._pages = 0
+        self._zips = 0
 
     # --- answering
 
@@ -147,7 +151,7 @@ class Simulator:
         if request.path.startswith("/sim/"):
             return self._control(request), Delivery()
         now = self.clock.now()
-        answer = self.exchange.answer(request, now)
+        answer = (self.archive if self.archive.serves(request) else self.exchange).answer(request, now)
         answer, delivery, fault = self.faults.apply(request, answer, now, lambda other: self._ask(other, now))
         page = self.exchange.is_page(request.path)
         entry = Logged(now, answer.market, request.path, request.params, answer.status, answer.weight, page, fault)
@@ -156,6 +160,7 @@ class Simulator:
             self._paths[request.path] += 1
             self._statuses[answer.status] += 1
             self._pages += page
+            self._zips += request.path.endswith(".zip") and request.method == "GET" and answer.status in {200, 206}
         return replace(answer, headers={"date": http_date(now + answer.skew_ms), **answer.headers}), delivery
 
     def _ask(self, request: Request, now: int) -> bytes:
@@ -245,18 +250,24 @@ class _Handler(BaseHTTPRequestHandler):
             simulator.stopping.wait(simulator.latency_ms / 1000)
         target = urlsplit(self.path)
         params = dict(parse_qsl(target.query, keep_blank_values=True))
-        answer, delivery = simulator.respond(Request(unquote(target.path), params))
+        asked = {name.lower(): value for name, value in self.headers.items()}
+        answer, delivery = simulator.respond(Request(unquote(target.path), params, asked, self.command))
         body, headers = answer.body, answer.headers
-        if simulator.gzip and "gzip" in self.headers.get("accept-encoding", "") and "content-encoding" not in headers:
+        # Objects of the archive are never compressed once more: their ranges count the bytes that are stored.
+        if simulator.gzip and "gzip" in asked.get("accept-encoding", "") and not {"content-encoding", "etag"} & headers.keys():
             body, headers = gzip.compress(body, 1), {**headers, "content-encoding": "gzip"}
         self.close_connection = self.close_connection or delivery.closes
         head, body = message(answer.status, headers, body, delivery, close=self.close_connection)
+        if self.command == "HEAD":
+            body = b""
         for pause, data in delivery.steps(head, body):
             if pause and simulator.stopping.wait(pause):
                 break
             self.connection.sendall(data)
         if delivery.reset is not None:
             self._reset()
+
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server asks for
 
     def _reset(self) -> None:
         """Close with RST instead of FIN."""

@@ -1,7 +1,8 @@
-"""What the server needs to know about a market, whether generated or recorded; rows travel as rendered JSON."""
+"""What the server needs to know about a market, whether generated or recorded; rows travel as rendered text."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -49,5 +50,32 @@ class World(Protocol):
     def depth(self, market: str, symbol: str, limit: int, now: int) -> dict[str, Any] | None:
         """Order book of `limit` levels a side; None where there is nothing to serve."""
 
+    # --- what the bulk archive holds: final rows only, also those of symbols that REST no longer knows
+
+    tag: str
+    """Worlds with the same tag hold the same rows."""
+    recorded: Mapping[str, bytes]
+    """Objects of the archive that were recorded as they are, by key."""
+
+    def folders(self, market: str, dataset: str) -> Sequence[str]:
+        """The symbols (or pairs, for index_klines) that have rows."""
+
+    def extent(self, series: Series) -> TimeRange:
+        """From the first row to the end of the last one; empty where there is none."""
+
+    def count(self, series: Series, span: TimeRange) -> int:
+        """How many lines `span` has."""
+
+    def room(self, series: Series) -> int | None:
+        """How many bytes of a zip a line needs at most; None where only making the zip can tell."""
+
+    def lines(self, series: Series, span: TimeRange, unit: int = 1) -> bytes:
+        """The rows of `span` as lines of CSV in the archive's columns; of settlements the regular ones.
+
+        `unit` 1 writes the times of bars in ms, 1000 in µs.
+        """
+
     def truth(self, market: str, dataset: str, symbol: str, interval: str | None, start_ms: int, end_ms: int) -> list[Any]:  # noqa: PLR0917 - the six names of a slice, in their usual order
-        """Every final row in [start_ms, end_ms), as on the wire: lists for bars, dicts for funding."""
+        """Every final row in [start_ms, end_ms) that REST or the archive has, as on the wire: lists for bars, dicts for
+        funding; of a re-used ticker the rows of all its contracts.
+        """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import BadAnswer
+from ..grid import Times
 from ..model import Series
-from ..ranges import TimeRange
+from ..ranges import MINUTE, TimeRange, union
 from ..schema import arrow_schema, times
 
 # A settlement without rate type is a Regular one: the field exists since about 2026-07-23 (binance-facts 1.7).
@@ -35,13 +36,15 @@ def merge_pages(series: Series, pages: Sequence[pa.Table]) -> tuple[pa.Table, tu
     """
     rows, repeats, differs = _sorted(series, _bare_last(series, pages))
     if not differs.any():
-        return rows.filter(pa.array(~repeats)) if repeats.any() else rows, (), None
+        return _by_time(series, rows.filter(pa.array(~repeats)) if repeats.any() else rows), (), None
     second = int(np.flatnonzero(differs)[0])
     one, other = rows.slice(second - 1, 1).to_pylist()[0], rows.slice(second, 1).to_pylist()[0]
     error = BadAnswer(f"the exchange gave two different rows of {series} for one key: {_text(one)} and {_text(other)}")
     moments = times(series.dataset, rows)
-    disputed = np.isin(moments, moments[differs])
-    return rows.filter(pa.array(~repeats & ~disputed)), tuple(np.unique(moments[differs]).tolist()), error
+    keys = _identity(series, moments)
+    disputed = np.isin(keys, keys[differs])
+    kept = _by_time(series, rows.filter(pa.array(~repeats & ~disputed)))
+    return kept, tuple(np.unique(moments[disputed]).tolist()), error
 
 
 def merge(series: Series, stored: pa.Table, fresh: pa.Table) -> Merged:
@@ -52,7 +55,7 @@ def merge(series: Series, stored: pa.Table, fresh: pa.Table) -> Merged:
     # A stored row comes before the fresh one of its key, because the sort is stable: keep the last of each pair.
     superseded = np.append(repeats[1:], False)
     changed = tuple(int(time) for time in times(series.dataset, rows)[differs])
-    kept = rows.filter(pa.array(~superseded)) if superseded.any() else rows
+    kept = _by_time(series, rows.filter(pa.array(~superseded)) if superseded.any() else rows)
     return Merged(kept, len(fresh) - int(repeats.sum()), changed)
 
 
@@ -61,6 +64,31 @@ def within(series: Series, rows: pa.Table, span: TimeRange) -> pa.Table:
     moments = times(series.dataset, rows)
     inside = (moments >= span.start) & (moments < span.end)
     return rows if inside.all() else rows.filter(pa.array(inside))
+
+
+def inside(series: Series, rows: pa.Table, spans: Iterable[TimeRange]) -> pa.Table:
+    """The rows whose key time lies in one of the spans, in their order."""
+    mask = _in_any(times(series.dataset, rows), spans)
+    return rows if mask.all() else rows.filter(pa.array(mask))
+
+
+def outside(series: Series, rows: pa.Table, spans: Iterable[TimeRange]) -> pa.Table:
+    """The rows whose key time lies in none of the spans, in their order."""
+    mask = _in_any(times(series.dataset, rows), spans)
+    return rows.filter(pa.array(~mask)) if mask.any() else rows
+
+
+def _in_any(moments: Times, spans: Iterable[TimeRange]) -> npt.NDArray[np.bool_]:
+    ranges = union(spans)
+    # An odd number of the bounds lie at or before a time inside.
+    bounds = np.array([bound for span in ranges for bound in (span.start, span.end)], dtype=np.int64)
+    return np.asarray(np.searchsorted(bounds, moments, side="right") % 2 == 1)
+
+
+def moments(series: Series, tables: Iterable[pa.Table]) -> Times:
+    """The key times (ms UTC) in all the tables, sorted and unique."""
+    found = [times(series.dataset, table) for table in tables]
+    return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
 
 
 def closed(rows: pa.Table, now: int) -> pa.Table:
@@ -84,7 +112,7 @@ def _sorted(series: Series, tables: Sequence[pa.Table]) -> tuple[pa.Table, npt.N
     """All rows by key; which of them repeat the key before them; which of those differ from the row before them."""
     schema = arrow_schema(series.dataset)
     rows = pa.concat_tables([table for table in tables if len(table)] or [schema.empty_table()]).combine_chunks()
-    moments = times(series.dataset, rows)
+    moments = _identity(series, times(series.dataset, rows))
     has_rate_type = "rate_type" in schema.names
     kinds = rows["rate_type"].fill_null(REGULAR) if has_rate_type else None
     if len(rows) > 1 and (kinds is not None or not (moments[1:] > moments[:-1]).all()):
@@ -105,6 +133,17 @@ def _sorted(series: Series, tables: Sequence[pa.Table]) -> tuple[pa.Table, npt.N
             same &= _equal(kinds if name == "rate_type" else rows[name])
         differs[1:] = repeats[1:] & ~same
     return rows, repeats, differs
+
+
+def _identity(series: Series, moments: Times) -> Times:
+    """What tells rows apart besides their kind. Of a settlement it is the minute: the sources may differ by milliseconds."""
+    return moments if series.interval else moments // MINUTE
+
+
+def _by_time(series: Series, rows: pa.Table) -> pa.Table:
+    """Settlements of one minute but of two kinds need not be of one millisecond."""
+    moments = times(series.dataset, rows)
+    return rows if series.interval or (moments[1:] >= moments[:-1]).all() else rows.take(np.argsort(moments, kind="stable"))
 
 
 def _equal(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:

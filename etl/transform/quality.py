@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
 
 from .. import grid, registry
 from ..grid import Times
-from ..model import Series
-from ..ranges import HOUR, MINUTE, TimeRange, intersection, union
+from ..model import Finding, Series
+from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, TimeRange, intersection, iso, union
+from ..schema import times as times_of
 
 # A bar that closed less than this ago may simply not be published yet: its absence is no answer (contract 5).
 PUBLICATION_DELAY = 10 * MINUTE
+# Settlements are at most eight hours apart (binance-facts 6); a day without one is no interval.
+LONGEST_FUNDING = DAY
 
 
 def absent(series: Series, times: Times, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
@@ -19,6 +26,16 @@ def absent(series: Series, times: Times, spans: Iterable[TimeRange]) -> tuple[Ti
         return ()
     interval = registry.interval(series.interval)
     return union(run for span in union(spans) for run in grid.absent(interval, span, times))
+
+
+def unsettled(times: Times, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
+    """The parts of `spans` without a settlement that are too long for any funding interval: there the contract did not live."""
+    found = []
+    for span in union(spans):
+        inside = times[np.searchsorted(times, span.start) : np.searchsorted(times, span.end)]
+        bounds = [span.start - 1, *inside.tolist(), span.end]
+        found += [TimeRange(before + 1, after) for before, after in pairwise(bounds) if after - before > LONGEST_FUNDING]
+    return tuple(found)
 
 
 def too_young(series: Series, times: Times, spans: Iterable[TimeRange], now: int) -> tuple[TimeRange, ...]:
@@ -35,3 +52,31 @@ def too_young(series: Series, times: Times, spans: Iterable[TimeRange], now: int
         return absent(series, times, recent)
     hour = now - now % HOUR
     return () if settled >= hour else (TimeRange(hour, hour + HOUR),)
+
+
+def admissible(
+    series: Series, rows: pa.Table, file: TimeRange, onboard: int | None, ends: int | None
+) -> tuple[pa.Table, list[Finding]]:
+    """The rows of an archive file that can be true, and what was kept out (binance-facts 9.6).
+
+    Out stay rows outside the time of the `file`, rows from the `ends` of the contract on, and placeholders: bars without a
+    trade before the first trade in the file and before the contract was listed (`onboard`). Times in ms UTC.
+    """
+    moments = times_of(series.dataset, rows)
+    ends = MAX_TIME if ends is None else ends
+    reasons = {
+        f"outside of the file's own time {file}": (moments < file.start) | (moments >= file.end),
+        f"after the contract's end at {iso(ends)}": moments >= ends,
+    }
+    if onboard is not None and "count" in rows.column_names:
+        traded = np.asarray(rows["count"].to_numpy()) > 0
+        first = int(moments[traded].min()) if traded.any() else MAX_TIME
+        reasons[f"placeholders before the listing at {iso(onboard)}"] = (moments < first) & (moments < onboard)
+    findings, out = [], np.zeros(len(rows), dtype=bool)
+    for reason, mask in reasons.items():
+        if (mask & ~out).any():
+            span = TimeRange(int(moments[mask].min()), int(moments[mask].max()) + 1)
+            message = f"{int(mask.sum())} rows of the archive's file are kept out, from {iso(span.start)} on: {reason}"
+            findings.append(Finding(series, "foreign", "warning", span, int(mask.sum()), message))
+        out |= mask
+    return (rows.filter(pa.array(~out)) if out.any() else rows), findings

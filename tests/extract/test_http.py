@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from etl.errors import BadAnswer, EtlError, Transient, UsageError
-from etl.extract.http import Http, translate
+from etl.extract.http import Download, Http, translate
 
 BODY = b'[["' + b"binance " * 400 + b'"]]'
 
@@ -243,3 +243,155 @@ def test_a_certificate_error_is_found_however_deep_it_lies():
     outer.__cause__ = OSError("middle")
     outer.__cause__.__context__ = ssl.SSLCertVerificationError(1, "self-signed certificate")
     assert type(translate(outer, "https://x")) is EtlError
+
+
+# ---- downloads
+
+ETAG = '"version-1"'
+
+
+def fetched(http, file: Download, **options) -> bytes:
+    return http.download(file, **options).body
+
+
+def broken_off(data: bytes, length: int):
+    """Sends an answer up to `length` bytes of its body and closes."""
+    head = data.index(b"\r\n\r\n") + 4
+    return lambda peer: peer.sendall(data[: head + length])
+
+
+def rest(kit, start: int, total: int = len(BODY), **headers: str) -> bytes:
+    return kit.answer(BODY[start:], 206, content_range=f"bytes {start}-{len(BODY) - 1}/{total}", **headers)
+
+
+def test_a_download_comes_as_it_lies_there(kit, http):
+    server = kit.serve(kit.answer(BODY, etag=ETAG))
+    pieces: list[int] = []
+    answer = http.download(Download(server.url + "/a", len(BODY)), {"prefix": "币/"}, arrived=pieces.append)
+    assert (answer.status, answer.body, answer.downloaded, sum(pieces)) == (200, BODY, len(BODY), len(BODY))
+    (request,) = server.requests
+    assert request.params == {"prefix": "币/"}
+    assert request.headers["accept-encoding"] == "identity"
+    assert "range" not in request.headers
+
+
+@pytest.mark.parametrize("etag", [ETAG, None])
+def test_a_download_that_was_cut_off_goes_on_where_it_was(kit, http, etag):
+    """An answer that says the version again, or not."""
+    tags = {"etag": etag} if etag else {}
+    server = kit.serve(broken_off(kit.answer(BODY, etag=ETAG), 1000), rest(kit, 1000, **tags))
+    file = Download(server.url, len(BODY))
+    with pytest.raises(Transient):
+        http.download(file)
+    assert bytes(file.body) == BODY[:1000]
+    answer = http.download(file)
+    assert (answer.body, answer.downloaded) == (BODY, len(BODY) - 1000)
+    assert (server.requests[1].headers["range"], server.requests[1].headers["if-range"]) == ("bytes=1000-", ETAG)
+
+
+def test_a_download_is_cut_off_twice(kit, http):
+    server = kit.serve(
+        broken_off(kit.answer(BODY, etag=ETAG), 1000), broken_off(rest(kit, 1000), 500), rest(kit, 1500, etag=ETAG)
+    )
+    file = Download(server.url, len(BODY))
+    for _ in range(2):
+        with pytest.raises(Transient):
+            http.download(file)
+    assert fetched(http, file) == BODY
+    assert server.requests[2].headers["range"] == "bytes=1500-"
+
+
+def test_a_file_that_was_replaced_meanwhile_starts_over(kit, http):
+    new = b"another one" * 50
+    server = kit.serve(broken_off(kit.answer(BODY, etag=ETAG), 1000), kit.answer(new, etag='"version-2"'))
+    file = Download(server.url, len(BODY))
+    with pytest.raises(Transient):
+        http.download(file)
+    assert fetched(http, file) == new
+    assert file.etag == '"version-2"'
+
+
+@pytest.mark.parametrize("tags", [{}, {"etag": 'W/"weak"'}])
+def test_without_a_strong_version_a_download_starts_over(kit, http, tags):
+    server = kit.serve(broken_off(kit.answer(BODY, **tags), 1000), kit.answer(BODY, **tags))
+    file = Download(server.url, len(BODY))
+    with pytest.raises(Transient):
+        http.download(file)
+    assert fetched(http, file) == BODY
+    assert "range" not in server.requests[1].headers
+
+
+@pytest.mark.parametrize("name", ["other start", "no range", "odd range", "other version", "416", "part"])
+def test_another_rest_than_asked_for_is_not_glued_on(kit, http, name):
+    second = {
+        "other start": rest(kit, 999),
+        "no range": kit.answer(BODY[1000:], 206),
+        "odd range": kit.answer(BODY[1000:], 206, content_range="bytes */3206"),
+        "other version": rest(kit, 1000, etag='"version-2"'),
+        "416": kit.answer(b"<Error/>", 416),
+        "part": kit.answer(BODY[1000:1500], 206, content_range=f"bytes 1000-1499/{len(BODY)}"),
+    }[name]
+    server = kit.serve(broken_off(kit.answer(BODY, etag=ETAG), 1000), second, kit.answer(BODY, etag=ETAG))
+    file = Download(server.url, len(BODY))
+    for _ in range(2):
+        with pytest.raises(Transient, match=f"GET {server.url}"):
+            http.download(file)
+    assert bytes(file.body) == (BODY[:1500] if name == "part" else b"")
+    assert fetched(http, file) == BODY
+
+
+def test_an_error_instead_of_the_rest_leaves_what_arrived(kit, http):
+    server = kit.serve(broken_off(kit.answer(BODY, etag=ETAG), 1000), kit.answer(b"oops", 500), rest(kit, 1000))
+    file = Download(server.url, len(BODY))
+    with pytest.raises(Transient):
+        http.download(file)
+    answer = http.download(file)
+    assert (answer.status, answer.body) == (500, b"oops")
+    assert fetched(http, file) == BODY
+
+
+def test_a_file_that_says_it_is_too_large_is_not_read(kit, http):
+    server = kit.serve(kit.answer(BODY))
+    file = Download(server.url, len(BODY) - 1)
+    with pytest.raises(BadAnswer, match=f"{len(BODY)} bytes"):
+        http.download(file)
+    assert not file.body
+
+
+def test_a_rest_that_makes_it_too_large_is_not_read(kit, http):
+    server = kit.serve(broken_off(kit.answer(BODY, etag=ETAG), 1000), rest(kit, 1000, total=10**9))
+    file = Download(server.url, len(BODY))
+    with pytest.raises(Transient):
+        http.download(file)
+    with pytest.raises(BadAnswer, match="1000000000 bytes"):
+        http.download(file)
+
+
+def test_an_endless_download_meets_the_cap(kit, http):
+    def endless(peer: socket.socket) -> None:
+        peer.sendall(b"HTTP/1.1 200 X\r\n\r\n")
+        while True:
+            peer.sendall(b"x" * 65536)
+
+    file = Download(kit.serve(endless).url, 2**20)
+    with pytest.raises(BadAnswer, match="exceeds 1048576 bytes"):
+        http.download(file)
+    assert len(file.body) < 2**21
+
+
+def test_a_packed_download_was_not_asked_for(kit, http):
+    with pytest.raises(BadAnswer, match="gzip"):
+        http.download(Download(kit.serve(kit.answer(gzip.compress(BODY), content_encoding="gzip")).url, 10**6))
+
+
+def test_a_download_ends_where_the_listener_raises(kit, http):
+    class Enough(Exception):
+        pass
+
+    def arrived(size: int) -> None:
+        raise Enough
+
+    server = kit.serve(kit.answer(BODY))
+    with pytest.raises(Enough):
+        http.download(Download(server.url, len(BODY)), arrived=arrived)
+    assert http.get(server.url).body == BODY, "the connection is not left half read"

@@ -6,22 +6,20 @@ the real one refuses. Spoilers change its pages; expected rows come from what it
 
 import json
 import random
-import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.errors import BadAnswer, Cancelled, Refused, Rejected
+from etl.errors import BadAnswer
 from etl.extract.rest import RestSource
 from etl.model import Partition, Series, Window
-from etl.plan import Want, plan
+from etl.plan import Want, pages, plan
 from etl.ranges import DAY, HOUR, MINUTE, TimeRange, parse_time, years
 from etl.registry import INTERVALS
 
@@ -152,8 +150,8 @@ def plain(tables) -> list[tuple[Any, ...]]:
     return rows
 
 
-def source(exchange: Exchange, pages: Executor | None = None) -> RestSource:
-    return RestSource(lambda market: exchange, pages or Inline())
+def source(exchange: Exchange) -> RestSource:
+    return RestSource(lambda market: exchange)
 
 
 def series_of(exchange: Exchange) -> Series:
@@ -169,11 +167,9 @@ def ask(exchange: Exchange, *windows: Window, series: Series | None = None) -> s
     """The rows of all windows; every row lies in its window."""
     series = series or series_of(exchange)
     found: set[tuple[Any, ...]] = set()
-    for fetched in source(exchange).fetch([series], windows):
-        if fetched.error:
-            raise fetched.error
-        rows = plain(fetched.pages[series])
-        assert all(row[0] in fetched.window.span for row in rows)
+    for each in windows:
+        rows = plain(source(exchange).answer([series], each)[series])
+        assert all(row[0] in each.span for row in rows)
         found |= set(rows)
     return found
 
@@ -380,14 +376,14 @@ def test_a_plan_of_years_brings_every_bar_of_any_market(market, interval, scarce
     exchange = Exchange(market, opens, interval)
     want = Want(series_of(exchange), span, first_row=span.start)
     jobs = plan([want], lambda series, span: [Partition(series, *one) for one in years(span)], lambda _: 0 if scarce else 1e9)
-    windows = [one for job in jobs for one in job.windows]
+    windows = [page for job in jobs for window in job.windows for page in pages(job.series[0], window)]
     assert ask(exchange, *windows) == {stored_bar(time, interval) for time in opens}
 
 
 def test_datasets_of_pairs_are_asked_by_pair():
     exchange = Exchange(opens=[START])
     index = Series("um", "index_klines", "BTCUSDT", "1m")
-    list(source(exchange).fetch([index], [window(START, START + MINUTE)]))
+    source(exchange).answer([index], window(START, START + MINUTE))
     assert exchange.requests[0].path == "/fapi/v1/indexPriceKlines"
     assert exchange.requests[0].params["pair"] == "BTCUSDT"
     assert "symbol" not in exchange.requests[0].params
@@ -625,12 +621,10 @@ def test_an_exchange_that_forgets_what_it_said_is_given_up():
 def ask_together(exchange: Exchange, symbols: list[str], *windows: Window) -> dict[str, list[tuple[Any, ...]]]:
     series = [Series("um", "funding", symbol) for symbol in symbols]
     found: dict[str, set[tuple[Any, ...]]] = {symbol: set() for symbol in symbols}
-    for fetched in source(exchange).fetch(series, windows):
-        if fetched.error:
-            raise fetched.error
-        for one, pages in fetched.pages.items():
-            rows = plain(pages)
-            assert all(row[0] in fetched.window.span for row in rows)
+    for each in windows:
+        for one, tables in source(exchange).answer(series, each).items():
+            rows = plain(tables)
+            assert all(row[0] in each.span for row in rows)
             found[one.symbol] |= set(rows)
     return {symbol: sorted(rows, key=str) for symbol, rows in found.items()}
 
@@ -687,64 +681,3 @@ def test_a_page_of_all_symbols_that_never_changes_is_given_up():
 
 
 # ---- failures and their neighbours
-
-
-def five_windows() -> list[Window]:
-    return [window(START + n * HOUR, START + (n + 1) * HOUR) for n in range(5)]
-
-
-@pytest.mark.parametrize("error", [Refused("banned", until=5), Cancelled("stopped")])
-def test_a_refusal_ends_the_answers_and_nothing_more_is_asked(error):
-    noticed = threading.Event()
-
-    def spoil(number, page, *_):
-        if number == 1:
-            raise error
-        assert number < 1 or noticed.wait(30)
-        return page
-
-    exchange = Exchange(opens=range(START, START + DAY, MINUTE), spoil=spoil)
-    with ThreadPoolExecutor(1) as pages:
-        answers = []
-        for answer in source(exchange, pages).fetch([series_of(exchange)], five_windows()):
-            answers.append(answer)
-        noticed.set()
-    assert answers[-1].error is error
-    assert [one.error for one in answers[:-1]] in ([], [None])
-    assert len(exchange.requests) <= 3  # one was under way before the refusal was noticed
-
-
-def test_another_failure_is_that_of_its_window_alone():
-    def spoil(number, page, *_):
-        if number == 1:
-            raise Rejected("Invalid symbol.", 400, -1121)
-        return page
-
-    exchange = Exchange(opens=range(START, START + DAY, MINUTE), spoil=spoil)
-    answers = {one.window: one for one in source(exchange).fetch([series_of(exchange)], five_windows())}
-    assert [answers[one].error is None for one in five_windows()] == [True, False, True, True, True]
-    assert [sum(map(len, answers[one].pages.values())) for one in five_windows()] == [1, 0, 1, 1, 1]
-
-
-def test_an_error_of_ours_is_no_answer():
-    def spoil(*_):
-        raise ZeroDivisionError
-
-    exchange = Exchange(spoil=spoil)
-    with pytest.raises(ZeroDivisionError):
-        list(source(exchange).fetch([series_of(exchange)], five_windows()))
-
-
-def test_windows_are_asked_at_the_same_time():
-    """Each of three requests waits until all three are there."""
-    together = threading.Barrier(3, timeout=30)
-
-    def spoil(_number, page, *_):
-        together.wait()
-        return page
-
-    exchange = Exchange(opens=range(START, START + DAY, MINUTE), spoil=spoil)
-    with ThreadPoolExecutor(3) as pages:
-        answers = list(source(exchange, pages).fetch([series_of(exchange)], five_windows()[:3]))
-    assert sorted(one.window.span for one in answers) == [one.span for one in five_windows()[:3]]
-    assert all(one.end == other.start for one, other in pairwise(sorted(answer.window.span for answer in answers)))

@@ -59,7 +59,6 @@ def test_nothing_is_stored_of_nothing(tmp_path):
     symbols = Symbols(tmp_path, "um")
     assert symbols.rows() == {}
     assert symbols.update([], {}) is False
-    assert symbols.update([], {"BTCUSDT": Life(1, 1)}) is False  # a life of a symbol that nobody knows
     assert not path(tmp_path).exists()
 
 
@@ -80,9 +79,9 @@ def test_any_name_and_no_rules_at_all(tmp_path):
 
 def test_the_same_again_does_not_touch_the_file(tmp_path):
     symbols = Symbols(tmp_path, "um")
-    symbols.update([BTC, OLD], {"BTCUSDT": Life(LISTED, LISTED + 59_999)})
+    symbols.update([BTC, OLD], {"BTCUSDT": [Life(LISTED, LISTED + 59_999)]})
     before = path(tmp_path).stat().st_mtime_ns, path(tmp_path).stat().st_ino
-    assert symbols.update([OLD, BTC], {"BTCUSDT": Life(LISTED, LISTED + 59_999)}) is False
+    assert symbols.update([OLD, BTC], {"BTCUSDT": [Life(LISTED, LISTED + 59_999)]}) is False
     assert (path(tmp_path).stat().st_mtime_ns, path(tmp_path).stat().st_ino) == before
 
 
@@ -97,7 +96,7 @@ def test_who_vanishes_stays_and_who_changes_is_changed(tmp_path):
 
 def test_what_the_exchange_no_longer_says_is_forgotten_but_not_the_life(tmp_path):
     symbols = Symbols(tmp_path, "um")
-    symbols.update([BTC], {"BTCUSDT": Life(LISTED + 5, ENDS - 1)})
+    symbols.update([BTC], {"BTCUSDT": [Life(LISTED + 5, ENDS - 1)]})
     symbols.update([replace(BTC, max_qty=None)], {})
     assert symbols.rows()["BTCUSDT"] == {**BTC_ROW, "max_qty": None, "first_time": LISTED + 5}
 
@@ -105,13 +104,40 @@ def test_what_the_exchange_no_longer_says_is_forgotten_but_not_the_life(tmp_path
 @pytest.mark.parametrize(("status", "last"), [("TRADING", None), ("SETTLING", ENDS - 1), (None, ENDS - 1)])
 def test_only_a_contract_that_no_longer_trades_has_a_last_bar(tmp_path, status, last):
     symbols = Symbols(tmp_path, "um")
-    symbols.update([replace(BTC, status=status)], {"BTCUSDT": Life(LISTED, ENDS - 1)})
+    symbols.update([replace(BTC, status=status)], {"BTCUSDT": [Life(LISTED, ENDS - 1)]})
     row = symbols.rows()["BTCUSDT"]
     assert (row["first_time"], row["last_time"]) == (LISTED, last)
 
 
+def test_a_symbol_of_which_only_bars_are_known(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    symbols.update([], {"SRMUSDT": [Life(LISTED, ENDS)]})
+    assert symbols.rows() == {
+        "SRMUSDT": {**dict.fromkeys(BTC_ROW), "symbol": "SRMUSDT", "first_time": LISTED, "last_time": ENDS}
+    }
+
+
+def test_a_ticker_that_two_contracts_used_has_a_row_for_each(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    symbols.update([BTC], {"BTCUSDT": [Life(1, 2), Life(LISTED, None)]})
+    former = {**dict.fromkeys(BTC_ROW), "symbol": "BTCUSDT", "first_time": 1, "last_time": 2}
+    assert symbols.contracts() == {"BTCUSDT": [former, {**BTC_ROW, "first_time": LISTED}]}
+    assert symbols.rows() == {"BTCUSDT": {**BTC_ROW, "first_time": LISTED}}
+    assert symbols.update([BTC], {"BTCUSDT": [Life(1, 2), Life(LISTED, None)]}) is False
+
+
+def test_a_contract_that_is_listed_after_the_end_of_another_gets_its_own_row(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    symbols.update([OLD], {})
+    symbols.update([replace(OLD, status="TRADING", onboard_time=ENDS + 1, delivery_time=None)], {})
+    assert [(row["onboard_time"], row["delivery_time"]) for row in symbols.contracts()["OLDUSDT"]] == [
+        (LISTED, ENDS),
+        (ENDS + 1, None),
+    ]
+
+
 def test_merged_writes_nothing(tmp_path):
-    assert Symbols(tmp_path, "um").merged([BTC], {}) == {"BTCUSDT": BTC_ROW}
+    assert Symbols(tmp_path, "um").merged([BTC], {}) == {"BTCUSDT": [BTC_ROW]}
     assert not path(tmp_path).exists()
 
 

@@ -343,7 +343,11 @@ def test_bad_rules_are_named(rule: dict[str, Any], message: str) -> None:
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
     file = tmp_path / "faults.toml"
-    wrong = {"[[rule": "cannot read", "rules = []": "unknown key 'rules'; known are rule, seed", "seed = 'x'": "seed must be"}
+    wrong = {
+        "[[rule": "cannot read",
+        "rules = []": "unknown key 'rules'; known are archive, rule, seed",
+        "seed = 'x'": "seed must be",
+    }
     for text, message in wrong.items():
         file.write_text(text)
         with pytest.raises(UsageError, match=message) as caught:

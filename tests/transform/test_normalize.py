@@ -12,7 +12,7 @@ from etl.errors import BadAnswer
 from etl.model import Series
 from etl.ranges import MINUTE, TimeRange, parse_time
 from etl.schema import arrow_schema, times
-from etl.transform.normalize import closed, merge, merge_pages, within
+from etl.transform.normalize import closed, inside, merge, merge_pages, outside, within
 
 BARS = Series("um", "klines", "BTCUSDT", "1m")
 MARK = Series("um", "mark_klines", "BTCUSDT", "1m")
@@ -33,7 +33,7 @@ def mark(number: int, version: int = 0) -> Row:
 
 
 def settled(number: int, kind: str | None = "Regular", price: float | None = 100.0, version: int = 0) -> Row:
-    return (START + number, 0.0001 + version, price, kind)
+    return (START + number * MINUTE + number % 47, 0.0001 + version, price, kind)
 
 
 def table(series: Series, rows: list[Row]) -> pa.Table:
@@ -132,9 +132,9 @@ def test_no_pages_are_no_rows(series):
             FUNDING,
             settled(7),
             settled(7, version=1),
-            ("00:00:00.007", "funding_rate=0.0001", "funding_rate=1.0001", "um funding"),
+            ("00:07:00.007", "funding_rate=0.0001", "funding_rate=1.0001", "um funding"),
         ),
-        (FUNDING, settled(7, None), settled(7, version=1), ("00:00:00.007", "funding_rate=0.0001", "funding_rate=1.0001")),
+        (FUNDING, settled(7, None), settled(7, version=1), ("00:07:00.007", "funding_rate=0.0001", "funding_rate=1.0001")),
         (FUNDING, settled(7, price=None), settled(7, price=1.5), ("mark_price=None", "mark_price=1.5")),
     ],
 )
@@ -155,6 +155,27 @@ def test_rows_that_differ_in_one_field_only_differ():
         found, _, error = merge_pages(BARS, [table(BARS, [row]), table(BARS, [other])])
         assert isinstance(error, BadAnswer)
         assert len(found) == 0
+
+
+def test_settlements_of_one_minute_are_one_although_their_milliseconds_differ():
+    """The archive's calc_time and the exchange's fundingTime may differ (contract 5); the fresh row stands."""
+    archived = (START + 3, 0.0001, None, None)
+    served = (START + 5, 0.0001, 61_000.0, "Regular")
+    merged = merge(FUNDING, table(FUNDING, [archived]), table(FUNDING, [served]))
+    assert (plain(merged.rows), merged.new, merged.changed) == ([served], 0, (START + 5,))
+
+
+def test_two_kinds_in_one_minute_are_in_the_order_of_their_times():
+    late, early = (START + 5, 0.0001, 1.0, "Regular"), (START + 3, 0.02, 1.0, "Special")
+    assert plain(merge_pages(FUNDING, [table(FUNDING, [late, early])])[0]) == [early, late]
+
+
+@given(bars, st.lists(st.tuples(st.integers(-5, 320), st.integers(0, 90)), max_size=6))
+def test_inside_and_outside_of_spans(rows, spans):
+    ranges = [TimeRange(START + low * MINUTE, START + (low + length) * MINUTE) for low, length in spans]
+    kept = [row for row in rows if any(row[0] in span for span in ranges)]
+    assert plain(inside(BARS, table(BARS, rows), ranges)) == kept
+    assert plain(outside(BARS, table(BARS, rows), ranges)) == [row for row in rows if row not in kept]
 
 
 # ---- merge
@@ -211,7 +232,7 @@ def test_a_rate_type_that_is_sent_at_last_is_taken_and_is_no_change():
 
 def test_a_mark_price_that_is_sent_at_last_is_a_change():
     merged = merge(FUNDING, table(FUNDING, [settled(1, price=None)]), table(FUNDING, [settled(1)]))
-    assert (plain(merged.rows), merged.new, merged.changed) == ([settled(1)], 0, (START + 1,))
+    assert (plain(merged.rows), merged.new, merged.changed) == ([settled(1)], 0, (START + MINUTE + 1,))
 
 
 # ---- cuts
@@ -226,7 +247,7 @@ def test_rows_within_a_range(rows, one, other):
 
 def test_the_ends_of_a_range_to_the_millisecond():
     rows = table(FUNDING, [settled(0), settled(1), settled(2)])
-    assert plain(within(FUNDING, rows, TimeRange(START + 1, START + 2))) == [settled(1)]
+    assert plain(within(FUNDING, rows, TimeRange(START + MINUTE + 1, START + MINUTE + 2))) == [settled(1)]
 
 
 @given(bars, st.integers(-MINUTE, 301 * MINUTE))
@@ -249,4 +270,4 @@ def test_settlements_are_always_closed():
 
 def test_times_are_milliseconds():
     assert times(BARS.dataset, table(BARS, [bar(0), bar(2)])).tolist() == [START, START + 2 * MINUTE]
-    assert times(FUNDING.dataset, table(FUNDING, [settled(47)])).tolist() == [START + 47]
+    assert times(FUNDING.dataset, table(FUNDING, [settled(46)])).tolist() == [START + 46 * MINUTE + 46]

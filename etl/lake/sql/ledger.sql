@@ -2,9 +2,10 @@
 -- from the footers alone; the rows of funding, which has no grid, are counted.
 --   life      covered time from the first row on; `expected` counts its bars, of which `missing` are holes
 --   source    of the answer that covers most of the cell; checked_at is the day of the latest answer
---   verdict   not_listed: all that was asked lies before the first row. missing, outage: bars are absent from what one, or every,
---             source answered. partial: not all of the cell was asked, or the series began in it. else complete.
---             `lost` is never said here: a footer has `wanted` and `coverage`, and no word of why they differ.
+--   verdict   lost: a source failed, so that not all of the cell was answered. not_listed: all that was asked lies before the first
+--             row, or in an absence of a week and more that every source confirmed, as between two contracts of one name.
+--             missing, outage: bars are absent from what one, or every, source answered. partial: not all of the cell was asked,
+--             or the series began in it. else complete.
 SELECT * FROM (
 WITH ${settled}footers AS (
   SELECT row_number() OVER () AS file, m.file_name, from_json(decode(m.value), '$footer') AS etl,
@@ -32,7 +33,7 @@ answers AS (
   WHERE greatest(a.c.start, a.low) < least(a.c."end", a.high)
 ),
 holes AS (
-  SELECT h.file, greatest(h.hole[1], h.low) AS start, least(h.hole[2], h.high) AS stop
+  SELECT h.file, greatest(h.hole[1], h.low) AS start, least(h.hole[2], h.high) AS stop, h.hole[2] - h.hole[1] AS length
   FROM (SELECT f.*, unnest(f.etl.holes) AS hole FROM files AS f) AS h
   WHERE greatest(h.hole[1], h.low) < least(h.hole[2], h.high)
 ),
@@ -56,6 +57,10 @@ pieces AS (
   SELECT s.file, 'life', greatest(s.start, s.begin), s.stop, NULL FROM spans AS s WHERE s.begin < s.stop
   UNION ALL
   SELECT h.file, 'hole', h.start, h.stop, NULL FROM holes AS h
+  UNION ALL
+  SELECT h.file, 'between', h.start, h.stop, NULL FROM holes AS h WHERE h.length >= $between
+  UNION ALL
+  SELECT l.file, 'lost', l.span[1], l.span[2], NULL FROM (SELECT f.file, unnest(f.etl.lost) AS span FROM files AS f) AS l
   UNION ALL
   SELECT h.file, a.c.source, greatest(h.start, a.start), least(h.stop, a.stop), NULL
   FROM holes AS h JOIN answers AS a ON a.file = h.file AND a.start < h.stop AND a.stop > h.start
@@ -90,27 +95,37 @@ cells AS (
     any_value(c.whole) AS whole,
     any_value(c.step) AS step,
     sum(c.opens) FILTER (c.kind = 'covered') AS asked,
-    coalesce(sum(c.opens) FILTER (c.kind = 'life'), 0)::BIGINT AS expected,
-    coalesce(sum(c.opens) FILTER (c.kind = 'hole'), 0)::BIGINT AS missing,
+    coalesce(sum(c.opens) FILTER (c.kind IN ('life', 'lost')), 0)::BIGINT AS expected,
+    coalesce(sum(c.opens) FILTER (c.kind IN ('hole', 'lost')), 0)::BIGINT AS missing,
+    sum(c.length) FILTER (c.kind = 'lost') AS lost,
     sum(c.length) FILTER (c.kind = 'covered') AS covered,
     sum(c.length) FILTER (c.kind = 'life') AS life,
     sum(c.length) FILTER (c.kind = 'hole') AS hole,
     sum(c.length) FILTER (c.kind = 'rest') AS rest,
-    sum(c.length) FILTER (c.kind = 'archive') AS archive
+    sum(c.length) FILTER (c.kind = 'archive') AS archive,
+    coalesce(sum(c.opens) FILTER (c.kind = 'between'), 0)::BIGINT AS between_lives
   FROM counted AS c
   GROUP BY c.market, c.symbol, c.interval, c.file, c.cell -- the names, so that a filter on them reaches down to the files
+),
+told AS (
+  SELECT s.* REPLACE (s.expected - s.apart AS expected, s.missing - s.apart AS missing)
+  FROM (
+    SELECT c.*, c.rest = c.hole AND c.archive = c.hole AS denied, CASE WHEN denied THEN c.between_lives ELSE 0 END AS apart
+    FROM cells AS c
+  ) AS s
 )
 SELECT c.market, '$dataset' AS dataset, c.symbol, c.interval, c.cell::DATE AS day,
   c.answer.c.source AS source, c.answer.c.source_url AS source_url, c.answer.c.sha256 AS sha256,
   $rows AS rows, CASE WHEN c.step IS NOT NULL THEN c.expected END AS expected,
   CASE WHEN c.step IS NOT NULL THEN c.missing END AS missing,
   CASE
-    WHEN c.life IS NULL THEN 'not_listed'
-    WHEN c.missing > 0 THEN CASE WHEN c.rest = c.hole AND c.archive = c.hole THEN 'outage' ELSE 'missing' END
+    WHEN c.lost > 0 THEN 'lost'
+    WHEN c.life IS NULL OR (c.apart > 0 AND c.expected = 0) THEN 'not_listed'
+    WHEN c.missing > 0 THEN CASE WHEN c.denied THEN 'outage' ELSE 'missing' END
     WHEN c.covered < c.whole OR CASE WHEN c.step IS NULL THEN c.life < c.covered ELSE c.expected < c.asked END THEN 'partial'
     ELSE 'complete'
   END AS verdict,
   epoch_ms(c.checked) AS checked_at
-FROM cells AS c$counts
-WHERE c.step IS NULL OR c.asked > 0
+FROM told AS c$counts
+WHERE c.step IS NULL OR c.asked > 0 OR c.lost > 0
 )

@@ -1,0 +1,84 @@
+"""What the bulk archive publishes: names of files, and when each must be there. Pure. Source: binance-facts 9.2 and 9.5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from . import registry
+from .model import ArchiveFile, Series
+from .ranges import DAY, HOUR, TimeRange, iso, months
+
+Kind = Literal["daily", "monthly"]
+
+# Yesterday's file was never seen later than 08:41; a month's comes on the first Monday, which is the 7th at the latest.
+DAILY_DUE = 10 * HOUR
+MONTHLY_DUE = 7 * DAY + DAILY_DUE
+# Files come late by days at times: for so long their absence is no answer (contract 5).
+LATEST = 7 * DAY
+
+
+def folder(market: str, dataset: str, kind: Kind) -> str:
+    """The key under which the archive has one folder a symbol (or pair); it ends with a slash."""
+    path, layout = registry.market(market).archive_path, registry.dataset(dataset).archive
+    return f"data/{path}/{kind}/{layout.folder}/"
+
+
+def prefix(series: Series, kind: Kind) -> str:
+    """What the key of every file of the series begins with; what follows is its period."""
+    label = registry.interval(series.interval).path_name if series.interval else registry.dataset(series.dataset).archive.folder
+    inner = f"{label}/" if series.interval else ""
+    return f"{folder(series.market, series.dataset, kind)}{series.symbol}/{inner}{series.symbol}-{label}-"
+
+
+def file_of(series: Series, kind: Kind, start: int) -> ArchiveFile:
+    """The file of the UTC day or calendar month that holds `start` (ms UTC), whether or not the archive has it."""
+    if kind == "monthly":
+        name, span = next(months(TimeRange(start, start + 1)))
+    else:
+        day = start - start % DAY
+        name, span = iso(day)[:10], TimeRange(day, day + DAY)
+    return ArchiveFile(span, f"{prefix(series, kind)}{name}.zip")
+
+
+def monthly_files(series: Series, span: TimeRange) -> Iterator[ArchiveFile]:
+    """One file for each calendar month that `span` touches, as no listing has named it."""
+    return (file_of(series, "monthly", month.start) for _, month in months(span))
+
+
+def daily_files(series: Series, span: TimeRange) -> Iterator[ArchiveFile]:
+    """One file for each UTC day that `span` touches, as no listing has named it; none where the dataset has no daily ones."""
+    if has_daily(series):
+        yield from (file_of(series, "daily", day) for day in range(span.start - span.start % DAY, span.end, DAY))
+
+
+def has_daily(series: Series) -> bool:
+    """Whether there are daily files of the series; those of intervals above a day are strays."""
+    step = registry.interval(series.interval).typical_step if series.interval else 0
+    return registry.dataset(series.dataset).archive.daily and step <= DAY
+
+
+def is_daily(file: ArchiveFile) -> bool:
+    """Whether the file holds a day, not a month."""
+    return file.span.end - file.span.start == DAY
+
+
+def due(file: ArchiveFile, now: int) -> bool:
+    """Whether the file is published at the exchange's time `now` (ms UTC), unless it comes late."""
+    return now >= file.span.end + (DAILY_DUE if is_daily(file) else MONTHLY_DUE)
+
+
+def overdue(span: TimeRange, now: int) -> bool:
+    """Whether a file for the time up to the end of `span` would be there by now if it ever came."""
+    return now >= span.end + DAILY_DUE + LATEST
+
+
+def expected(series: Series, span: TimeRange, now: int) -> Iterator[ArchiveFile]:
+    """The files that should hold `span` when no listing says which there are: monthly ones, and the days since."""
+    since = span.start
+    for file in monthly_files(series, span):
+        if due(file, now):
+            since = file.span.end
+            yield file
+    if since < span.end:
+        yield from (file for file in daily_files(series, TimeRange(since, span.end)) if due(file, now))

@@ -1,0 +1,197 @@
+"""The exchange and its archive, as one run sees them: who may be asked, what they list, and what time it is there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from threading import Lock
+from typing import Literal
+
+from . import publication, registry
+from .config import Settings
+from .errors import Cancelled, EtlError, Refused, UsageError
+from .extract.archive import ArchiveSource
+from .extract.conversation import Conversation
+from .extract.limits import WeightBudget
+from .extract.rest import RestSource
+from .extract.retry import Stats, Stop
+from .model import ArchiveFile, Coverage, ExchangeInfo, Series, Source
+from .ranges import DAY, TimeRange, intersection, subtract
+
+log = logging.getLogger("etl")
+
+Choice = Literal["auto", "rest", "archive"]
+CHOICES: tuple[Choice, ...] = ("auto", "rest", "archive")
+
+# A series is over when the archive, which publishes a month within eight days and each day, has had nothing new for so long.
+OVER = 40 * DAY
+
+
+class Sources:
+    """What a run may ask, by the user's `choice`; of each market one conversation, and one archive for all. Close it.
+
+    Under `auto`, a market whose REST interface refuses this host is served by the archive alone: `refusals` says why.
+    """
+
+    def __init__(self, settings: Settings, stop: Stop, choice: Choice = "auto") -> None:
+        if settings.network == "testnet" and choice == "archive":
+            raise UsageError("the archive holds data of mainnet only: use --source rest with the testnet")
+        self.choice: Choice = "rest" if settings.network == "testnet" else choice
+        self.refusals: dict[str, Refused] = {}
+        self._settings = settings
+        self._stop = stop
+        self._conversations: dict[str, Conversation] = {}
+        self._budgets: dict[str, WeightBudget] = {}
+        self._infos: dict[str, ExchangeInfo] = {}
+        self._now: dict[str, int] = {}
+        self._folders: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._warned = False
+        self._lock = Lock()
+        self.rest = RestSource(self.conversation)
+        self.archive = ArchiveSource(settings.archive_url, settings.archive_index_url, stop=stop)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.archive.close()
+        for conversation in self._conversations.values():
+            conversation.close()
+
+    def conversation(self, market: str) -> Conversation:
+        """The one conversation with a market; markets of one pool at one host share a weight budget."""
+        if market not in self._conversations:
+            declared, share = registry.market(market), self._settings.weight_share
+            budget = self._budgets.setdefault(declared.pool, WeightBudget(declared.weight_limit, share))
+            url = getattr(self._settings, f"{market}_url")
+            self._conversations[market] = Conversation(declared, url, share=share, stop=self._stop, budget=budget)
+        return self._conversations[market]
+
+    def stats(self) -> Iterator[Stats]:
+        """What each conversation has cost."""
+        yield from (conversation.stats for conversation in self._conversations.values())
+        yield self.archive.stats
+
+    # ---- who may be asked
+
+    def asks_rest(self, market: str) -> bool:
+        """Whether REST may be asked about the market."""
+        return self.choice != "archive" and market not in self.refusals
+
+    def asks_archive(self, market: str) -> bool:
+        """Whether the archive may be asked about the market: under `auto` not beside another REST than the exchange's own,
+        because an exchange of somebody's own (as etl sim) and the real archive are two histories.
+        """
+        if self.choice != "auto":
+            return self.choice == "archive"
+        own = getattr(self._settings, f"{market}_url") == registry.market(market).url
+        return own or self._settings.archive_url != registry.ARCHIVE_URL
+
+    def of(self, market: str, *, listed: bool) -> tuple[Source, ...]:
+        """Who may be asked about a series; REST answers nothing about a symbol that exchangeInfo does not list."""
+        archive = self.asks_archive(market)
+        allowed: dict[Source, bool] = {"rest": self.asks_rest(market) and (listed or not archive), "archive": archive}
+        return tuple(source for source, may in allowed.items() if may)
+
+    def refused(self, market: str, error: Refused) -> None:
+        """REST refuses this host: raises the error, unless the archive can go on."""
+        if self.choice != "auto" or not self.asks_archive(market):
+            raise error
+        if self.refusals.setdefault(market, error) is error:
+            log.warning("%s: the archive goes on alone", error)
+
+    # ---- what they say
+
+    def exchange_info(self, market: str) -> ExchangeInfo:
+        """The symbol rules, asked once a run; no symbols where REST may not be asked."""
+        if market not in self._infos and self.asks_rest(market):
+            try:
+                self._infos[market] = self.conversation(market).exchange_info()
+            except Refused as error:
+                self.refused(market, error)
+        return self._infos.get(market) or ExchangeInfo(self.now(market), None, ())
+
+    @property
+    def infos(self) -> dict[str, ExchangeInfo]:
+        """The rules that were asked for, by market."""
+        return self._infos
+
+    def now(self, market: str) -> int:
+        """The exchange's clock at the beginning of the run (ms UTC): one moment decides what is closed."""
+        if market not in self._now:
+            self._now[market] = self._ask_now(market)
+        return self._now[market]
+
+    def _ask_now(self, market: str) -> int:
+        if self.asks_rest(market):
+            try:
+                return self.conversation(market).now()
+            except Refused as error:
+                self.refused(market, error)
+        return self.archive.now()
+
+    @property
+    def latest(self) -> int:
+        """The latest time that any market told, 0 if none did."""
+        return max(self._now.values(), default=0)
+
+    def folders(self, market: str, dataset: str) -> tuple[str, ...]:
+        """The symbols (or pairs) of which the archive has the dataset; none where it may not be asked or cannot answer."""
+        if not self.asks_archive(market):
+            return ()
+        if (market, dataset) not in self._folders:
+            try:
+                self._folders[market, dataset] = self.archive.symbols(market, dataset)
+            except EtlError as error:
+                self._listing_failed(error)
+                self._folders[market, dataset] = ()
+        return self._folders[market, dataset]
+
+    def files(self, series: Series, span: TimeRange) -> tuple[tuple[ArchiveFile, ...], bool]:
+        """What the archive has of the series: all its monthly files, daily ones where `span` has no month; and whether a
+        listing said so. Without one: the files that should be there.
+        """
+        now = self.now(series.market)
+        try:
+            months = self.archive.monthly(series)
+            bare = subtract([span], (file.span for file in months))
+            days = [file for each in bare for file in self.archive.daily(series, each)] if publication.has_daily(series) else []
+            files = [*months, *(file for file in days if intersection(bare, [file.span]))]
+            return (*files, *self._unlisted(series, files, span, now)), True
+        except EtlError as error:
+            self._listing_failed(error)
+            return tuple(publication.expected(series, span, now)), False
+
+    def republished(self, series: Series, entries: Sequence[Coverage]) -> tuple[ArchiveFile, ...]:
+        """The files behind the entries whose digest in the archive is another one by now; none where no listing answers."""
+        read = {entry.key: entry for entry in entries}
+        days = [entry.span for entry in entries if entry.key and "/daily/" in entry.key]
+        try:
+            listed = [*self.archive.monthly(series)] if len(days) < len(entries) else []
+            if days:
+                listed += self.archive.daily(series, TimeRange(min(d.start for d in days), max(d.end for d in days)))
+            newer = [file for file in listed if file.key in read and file.etag != read[file.key].etag]
+            return tuple(file for file in newer if self.archive.digest(file) != read[file.key].sha256)
+        except EtlError as error:
+            self._listing_failed(error)
+            return ()
+
+    def _unlisted(self, series: Series, files: Sequence[ArchiveFile], span: TimeRange, now: int) -> Iterator[ArchiveFile]:
+        """Listings can be stale: the next files that should be there, as long as they are."""
+        end = max((file.span.end for file in files), default=span.end)
+        for file in publication.expected(series, TimeRange(end, max(end, min(span.end, now))), now):
+            if not self.archive.published(file):
+                return
+            yield file
+
+    def _listing_failed(self, error: EtlError) -> None:
+        """What no listing names can be asked for all the same: a listing that fails stops nothing, where REST may be asked."""
+        if isinstance(error, Cancelled) or (isinstance(error, Refused) and self.choice == "archive"):
+            raise error
+        with self._lock:
+            if not self._warned:
+                log.warning("%s; asking for the archive's files by their names", error)
+            self._warned = True
+
+
+def is_over(files: Sequence[ArchiveFile], now: int) -> bool:
+    """Whether the newest of the files says that nothing more will come."""
+    return bool(files) and max(file.span.end for file in files) < now - OVER

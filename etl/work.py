@@ -1,0 +1,346 @@
+"""One job: ask its windows, ask the next source for what they lack, and replace the partitions by what was answered."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import pyarrow as pa
+
+from . import coverage, publication, registry
+from . import plan as planning
+from .errors import BadAnswer, Cancelled, EtlError, NotPublished, Refused
+from .lake.store import Store
+from .model import ArchiveFile, Coverage, Finding, Job, Partition, Receipt, Series, Source, Window
+from .ranges import DAY, TimeRange, intersection, iso, subtract, union
+from .schema import times as times_of
+from .transform import normalize, quality
+
+
+class Rest(Protocol):
+    """The exchange's pages: `extract.rest.RestSource`."""
+
+    def answer(self, series: Sequence[Series], window: Window) -> dict[Series, list[pa.Table]]:
+        """The pages that hold the rows of the window, by series."""
+
+
+class Zip(Protocol):
+    """A file of the archive, verified and decoded: `extract.archive.Bulk`."""
+
+    @property
+    def rows(self) -> pa.Table:
+        """All rows of the file, in its order."""
+
+    @property
+    def sha256(self) -> str:
+        """Its digest."""
+
+    @property
+    def etag(self) -> str | None:
+        """Its version."""
+
+
+class Archive(Protocol):
+    """The bulk archive: `extract.archive.ArchiveSource`."""
+
+    def fetch(self, series: Series, file: ArchiveFile) -> Zip:
+        """The file; NotPublished where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the exchange says of a contract, ms UTC: since when it is listed, and when it ends; None where it says nothing."""
+
+    onboard: int | None = None
+    ends: int | None = None
+
+
+@dataclass(slots=True)
+class _Group:
+    """The answers of one source in one round, and the rows they brought; where only some was lacking, the rows of that."""
+
+    source: Source
+    answers: list[Coverage] = field(default_factory=list)
+    tables: dict[Series, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a job has learnt so far."""
+
+    groups: list[_Group] = field(default_factory=list)
+    failures: list[tuple[Window, EtlError]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    tried: set[str] = field(default_factory=set)
+
+    def spans(self, source: Source) -> tuple[TimeRange, ...]:
+        """What the source was asked for, whatever it answered."""
+        answered = [answer.span for group in self.groups if group.source == source for answer in group.answers]
+        return union([*answered, *(window.span for window, _ in self.failures if window.source == source)])
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Runs jobs against one lake, from several threads at once.
+
+    `threads` ask the windows of a job; `now(market)` is the exchange's clock, `listing(series)` what is known of the contract;
+    `answered(rows)` is told of each window that was answered, with the rows that the plan expected.
+    """
+
+    store: Store
+    rest: Rest
+    archive: Archive
+    threads: Executor
+    now: Callable[[str], int]
+    listing: Callable[[Series], Listing] = lambda _: Listing()
+    answered: Callable[[int], None] = lambda _: None
+
+    def run(self, job: Job) -> Receipt:
+        """Fetch what the job asks for and store it; what was answered is kept also when a part of it failed."""
+        first = job.series[0]
+        now = self.now(first.market)
+        today = now - now % DAY
+        found = _Found([
+            _Group(source, [Coverage(span, source, today) for span in job.empty]) for source in job.empty_by if job.empty
+        ])  # fmt: skip
+        windows: Iterable[Window] = job.windows
+        lacking: tuple[TimeRange, ...] | None = None
+        while windows:
+            self._round(job, [page for window in windows for page in planning.pages(first, window)], lacking, found)
+            if "archive" not in job.sources or any(isinstance(error, Cancelled) for _, error in found.failures):
+                break
+            lacking = _lacking(job, found)
+            windows = planning.next_windows(job, lacking, found.tried, now)
+            if not windows and (known := intersection(lacking, [TimeRange(0, job.rest_from)])):
+                found.groups.append(_Group("rest", [Coverage(span, "rest", today) for span in known]))
+        return self._store(job, found)
+
+    # Asking
+
+    def _round(self, job: Job, windows: Sequence[Window], lacking: tuple[TimeRange, ...] | None, found: _Found) -> None:
+        groups: dict[Source, _Group] = {"archive": _Group("archive"), "rest": _Group("rest")}
+        futures = {self.threads.submit(self._answer, job, window): window for window in windows}
+        try:
+            for future in as_completed(futures):
+                window = futures[future]
+                if window.file is not None:
+                    found.tried.add(window.file.key)
+                try:
+                    answer, tables, findings = future.result()
+                except EtlError as error:
+                    self._failed(job, window, error, groups, found)
+                    if isinstance(error, Cancelled):
+                        break
+                    continue
+                group = groups[window.source]
+                group.answers.append(answer)
+                found.findings += findings
+                for series, some in tables.items():
+                    group.tables[series] += (
+                        some if lacking is None else [normalize.inside(series, one, lacking) for one in some]
+                    )
+                self.answered(window.rows)
+        finally:
+            for future in futures:
+                future.cancel()
+        found.groups += [group for group in groups.values() if group.answers]
+
+    def _answer(self, job: Job, window: Window) -> tuple[Coverage, dict[Series, list[pa.Table]], list[Finding]]:
+        first = job.series[0]
+        now = self.now(first.market)
+        today = now - now % DAY
+        if window.file is None:
+            return Coverage(window.span, "rest", today), self.rest.answer(job.series, window), []
+        zipped = self.archive.fetch(first, window.file)
+        listing = self.listing(first)
+        rows, findings = quality.admissible(first, zipped.rows, window.file.span, listing.onboard, listing.ends)
+        answer = Coverage(window.span, "archive", today, window.file.key, zipped.sha256, zipped.etag)
+        return answer, {first: [normalize.inside(first, rows, [window.span])]}, findings
+
+    def _failed(self, job: Job, window: Window, error: EtlError, groups: dict[Source, _Group], found: _Found) -> None:
+        """A file that is not there is an answer, if it is too old to come and no listing named it."""
+        now = self.now(job.series[0].market)
+        if isinstance(error, NotPublished) and window.file is not None and not window.file.listed:
+            if publication.overdue(window.span, now):
+                groups["archive"].answers.append(Coverage(window.span, "archive", now - now % DAY))
+            return
+        found.failures.append((window, error))
+
+    # Storing
+
+    def _store(self, job: Job, found: _Found) -> Receipt:
+        written = partitions = 0
+        errors: list[EtlError] = []
+        for series in job.series:
+            try:
+                mine = [partition for partition in job.partitions if partition.series == series]
+                fresh = []
+                for group in found.groups:
+                    rows, answers, conflict = self._rows(series, group)
+                    errors += [conflict] if conflict else []
+                    fresh.append(_Fresh(group.source, answers, rows))
+                lost = subtract(
+                    (window.span for window, _ in found.failures), [answer.span for one in fresh for answer in one.answers]
+                )
+                for partition, since in self._places(mine, fresh, lost):
+                    replaced = self._replace(partition, since, fresh, lost, job)
+                    if replaced is not None:
+                        partitions += 1
+                        written += replaced.rows
+                        found.findings += replaced.findings
+            except EtlError as error:
+                errors.append(error)
+        covered = [answer.span for group in found.groups for answer in group.answers]
+        for window, failure in found.failures:
+            if subtract([window.span], covered):
+                errors.append(failure)
+            else:
+                found.findings.append(_replaced(job.series[0], window, failure))
+        worst = next((each for each in errors if isinstance(each, Refused | Cancelled)), errors[0] if errors else None)
+        return Receipt(job, written, partitions, tuple(found.findings), worst)
+
+    def _rows(self, series: Series, group: _Group) -> tuple[pa.Table, list[Coverage], BadAnswer | None]:
+        """The rows of a group, sorted, unique and closed, and its answers without the times for which two rows came."""
+        rows, disputed, conflict = normalize.merge_pages(series, group.tables.pop(series, []))
+        rows = normalize.closed(rows, self.now(series.market))
+        if not disputed:
+            return rows, group.answers, conflict
+        doubt = [TimeRange(time, time + 1) for time in disputed]
+        return rows, [replace(one, span=span) for one in group.answers for span in subtract([one.span], doubt)], conflict
+
+    def _places(
+        self, partitions: Sequence[Partition], fresh: Sequence[_Fresh], lost: Sequence[TimeRange]
+    ) -> Iterator[tuple[Partition, int]]:
+        """Which partitions record the answers, and since when: its own period's, and what was answered with nothing before it.
+
+        So a series that began in 2024 has no files for the years before; a file has no rows only where it must be the last.
+        """
+        since = 0
+        for index, partition in enumerate(partitions):
+            has_rows = any(len(normalize.within(partition.series, one.rows, partition.period)) for one in fresh)
+            failed = intersection(lost, [partition.period])
+            if has_rows or failed or index == len(partitions) - 1 or self.store.path(partition).exists():
+                yield partition, since
+                since = partition.period.end
+
+    def _replace(
+        self, partition: Partition, since: int, fresh: Sequence[_Fresh], lost: Sequence[TimeRange], job: Job
+    ) -> _Written | None:
+        """Bring one file up to what was answered; None, and the file untouched, if it says all that already."""
+        series = partition.series
+        now = self.now(series.market)
+        place = TimeRange(since, partition.period.end)
+        before = self.store.stored(partition)
+        entries: Sequence[Coverage] = before.coverage if before else ()
+        merged = normalize.Merged(self.store.rows(partition), 0, ())
+        for one in fresh:
+            answers = [replace(answer, span=span) for answer in one.answers for span in intersection([answer.span], [place])]
+            if not answers:
+                continue
+            spans = union(answer.span for answer in answers)
+            # Before the file's period lies only what was answered with nothing.
+            early = intersection(spans, [TimeRange(since, partition.period.start)]) if since < partition.period.start else ()
+            spans = subtract(spans, early)
+            absent = (*early, *_nothing(series, merged.rows, spans))
+            rows = normalize.within(series, one.rows, partition.period)
+            if one.source == "archive":  # a row of REST stands
+                rows = normalize.outside(series, rows, coverage.owned(entries, "rest", absent))
+            more = normalize.merge(series, merged.rows, rows)
+            times = times_of(series.dataset, more.rows)
+            if one.source == "rest":
+                young = quality.too_young(series, times, spans, now)
+                answers = [replace(answer, span=span) for answer in answers for span in subtract([answer.span], young)]
+            still = (*early, *_nothing(series, more.rows, spans))
+            gave = [*subtract(absent, still), *_moments(series, more.changed)]
+            if series.interval is None and one.source == "rest":  # also where they only replaced rows of the archive
+                gave = [*subtract(spans, _nothing(series, rows, spans))]
+            entries = coverage.after(entries, answers, gave=gave, still=still)
+            merged = normalize.Merged(more.rows, merged.new + more.new, (*merged.changed, *more.changed))
+        entries = coverage.joined(entries)
+        covered = union(entry.span for entry in entries)
+        life = job.life.intersect(partition.period)
+        holes = quality.absent(series, times_of(series.dataset, merged.rows), intersection(covered, [life]))
+        if job.loose:
+            holes = tuple(hole for hole in holes if hole.start > job.life.start and hole.end < job.life.end)
+        failed = subtract(intersection([*lost, *(before.lost if before else ())], [partition.period]), covered)
+        known = (before.coverage, before.holes, before.lost) if before else None
+        if not merged.new and not merged.changed and known == (entries, holes, failed):
+            return None
+        if not len(merged.rows) and not entries and not failed:
+            return None
+        self.store.replace(partition, merged.rows, entries, holes, wanted=job.wanted, lost=failed)
+        findings = [*_republications(series, before.coverage if before else (), entries), *_changes(series, merged)]
+        return _Written(merged.new + len(merged.changed), findings)
+
+
+def _nothing(series: Series, rows: pa.Table, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
+    """Where in `spans` there are no rows, though there could be."""
+    times = times_of(series.dataset, rows)
+    return quality.absent(series, times, spans) if series.interval else quality.unsettled(times, spans)
+
+
+def _moments(series: Series, times: Iterable[int]) -> list[TimeRange]:
+    """What rows of those times are about."""
+    interval = registry.interval(series.interval) if series.interval else None
+    return [TimeRange(time, interval.next(time) if interval else time + 1) for time in times]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """The rows of one series that a group of answers brought, and these answers."""
+
+    source: Source
+    answers: list[Coverage]
+    rows: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What a file has got: how many new or changed rows, and what is to be told of them."""
+
+    rows: int
+    findings: list[Finding]
+
+
+def _lacking(job: Job, found: _Found) -> tuple[TimeRange, ...]:
+    """What the answers lack so far, and another source may have."""
+    series = job.series[0]
+    times = normalize.moments(series, (table for group in found.groups for table in group.tables.get(series, ())))
+    if series.interval is None:
+        # REST knows the settlements of the present contract only: what lies before the first one.
+        first = int(times[0]) if len(times) else None
+        return tuple(TimeRange(span.start, min(span.end, first or span.end)) for span in found.spans("rest"))
+    asked = intersection(subtract(found.spans("archive"), found.spans("rest")), [job.life])
+    runs = quality.absent(series, times, asked)
+    if job.loose and len(times):
+        first, last = int(times[0]), int(times[-1])
+        edges = [TimeRange(0, first)] * (job.life.start in asked[0]) if asked else []
+        runs = subtract(runs, [*edges, *([TimeRange(last, job.life.end)] if asked and asked[-1].end >= job.life.end else [])])
+    return tuple(runs)
+
+
+def _changes(series: Series, merged: normalize.Merged) -> list[Finding]:
+    if not merged.changed:
+        return []
+    times = tuple(sorted(merged.changed))
+    message = f"{len(times)} stored rows were replaced by different ones, the first of {iso(times[0])}"
+    return [Finding(series, "changed", "warning", TimeRange(times[0], times[-1] + 1), len(times), message, times)]
+
+
+def _republications(series: Series, before: Sequence[Coverage], entries: Sequence[Coverage]) -> list[Finding]:
+    known = {entry.key: entry.sha256 for entry in before if entry.key}
+    new = {entry.key: entry for entry in entries if entry.key in known and entry.sha256 != known[entry.key]}
+    return [
+        Finding(series, "republished", "warning", entry.span, 1,
+                f"{key} was published again: its SHA-256 was {known[key]} and is {entry.sha256}")
+        for key, entry in sorted(new.items())
+    ]  # fmt: skip
+
+
+def _replaced(series: Series, window: Window, error: EtlError) -> Finding:
+    """A file that could not be used, where the next source had the rows."""
+    rows = registry.interval(series.interval).count(window.span) if series.interval else 0
+    return Finding(series, "archive", "warning", window.span, rows, f"another source stands in, because {error}")

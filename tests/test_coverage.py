@@ -1,0 +1,110 @@
+"""Who is named for what, against a model that keeps for each bar who was asked and whose row stands."""
+
+from itertools import groupby, pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from etl.coverage import after, joined, owned
+from etl.model import Coverage
+from etl.ranges import MINUTE, TimeRange, subtract, union
+
+LENGTH = 24
+
+
+def runs(places) -> tuple[TimeRange, ...]:
+    return union(TimeRange(place * MINUTE, (place + 1) * MINUTE) for place in places)
+
+
+def entry(low: int, high: int, source="rest", key=None, sha=None, checked=0) -> Coverage:
+    return Coverage(TimeRange(low * MINUTE, high * MINUTE), source, checked, key, sha)
+
+
+def named(entries, place: int) -> set[tuple[str, str | None]]:
+    return {(one.source, one.key) for one in entries if place * MINUTE in one.span}
+
+
+@st.composite
+def rounds(draw):
+    """Answers that come one after the other; each has some of the bars of its span, and an archive's file is read once."""
+    found = []
+    for number in range(draw(st.integers(1, 5))):
+        low = draw(st.integers(0, LENGTH - 1))
+        high = draw(st.integers(low + 1, LENGTH))
+        source = draw(st.sampled_from(["rest", "archive"]))
+        has = draw(st.sets(st.integers(low, high - 1)))
+        found.append((source, f"file {number}" if source == "archive" else None, low, high, has))
+    return found
+
+
+@given(rounds())
+@settings(max_examples=400)
+def test_each_row_has_one_source_and_each_absent_bar_all_that_were_asked(answers):
+    entries: tuple[Coverage, ...] = ()
+    rows: dict[int, tuple[str, str | None]] = {}
+    asked: dict[int, set[str]] = {place: set() for place in range(LENGTH)}
+    for source, key, low, high, sent in answers:
+        span = range(low, high)
+        # A row of REST stands over one of the archive.
+        has = {place for place in sent if source == "rest" or rows.get(place, ("archive",))[0] != "rest"}
+        # Stored rows of the other source that REST gives anew are different ones here: they change owner.
+        changed = [place for place in sorted(has) if place in rows and (source, rows[place][0]) == ("rest", "archive")]
+        given = [place for place in sorted(has) if place not in rows or place in changed]
+        for place in span:
+            asked[place].add(source)
+        rows |= dict.fromkeys(given, (source, key))
+        still = runs(place for place in span if place not in rows)
+        answer = entry(low, high, source, key, "digest" if key else None)
+        entries = after(entries, [answer], gave=runs(given), still=still)
+    for place in range(LENGTH):
+        if place in rows:
+            assert named(entries, place) == {rows[place]}
+        else:
+            assert {source for source, _ in named(entries, place)} == asked[place]
+    for source in ("rest", "archive"):  # of one source no two entries overlap: the ledger adds their lengths
+        spans = sorted(one.span for one in entries if one.source == source)
+        assert all(one.end <= other.start for one, other in pairwise(spans))
+
+
+def test_an_answer_that_is_known_leaves_the_day_of_the_first():
+    before = (entry(0, 10, checked=1),)
+    assert after(before, [entry(0, 12, checked=2)], gave=runs([10, 11])) == (*before, entry(10, 12, checked=2))
+
+
+def test_a_day_that_the_months_file_lacked_is_that_of_its_own_file():
+    month, day = entry(0, 20, "archive", "month", "aa"), entry(5, 8, "archive", "day", "bb")
+    lacked = runs([5, 6, 7])
+    found = joined(after(after((), [month], gave=subtract(runs(range(20)), lacked), still=lacked), [day], gave=lacked))
+    assert [(one.span, one.key) for one in found] == [
+        (TimeRange(0, 5 * MINUTE), "month"),
+        (TimeRange(5 * MINUTE, 8 * MINUTE), "day"),
+        (TimeRange(8 * MINUTE, 20 * MINUTE), "month"),
+    ]
+
+
+def test_a_file_that_was_published_again_keeps_the_digest_of_before():
+    old = (entry(0, 5, "archive", "month", "aa"), entry(7, 20, "archive", "month", "aa"), entry(5, 7, checked=3))
+    new = entry(0, 20, "archive", "month", "bb", checked=9)
+    found = joined(after(old, [new], gave=runs([8])))
+    assert [(one.span.start // MINUTE, one.sha256, one.former, one.checked) for one in found] == [
+        (0, "bb", ("aa",), 9),
+        (5, None, (), 3),
+        (7, "bb", ("aa",), 9),
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 5), st.sampled_from("ab")), max_size=8))
+def test_joined_entries_say_the_same_with_the_fewest_words(pieces):
+    spans: list[Coverage] = []
+    for low, length, key in pieces:  # disjoint, as entries of one source are
+        free = subtract([TimeRange(low * MINUTE, (low + length) * MINUTE)], [one.span for one in spans])
+        spans += [Coverage(span, "archive", 0, key, key) for span in free]
+    found = joined(spans)
+    places = [next((one.key for one in spans if place * MINUTE in one.span), None) for place in range(26)]
+    assert [next((one.key for one in found if place * MINUTE in one.span), None) for place in range(26)] == places
+    assert len(found) == sum(1 for key, _ in groupby(places) if key)
+
+
+def test_owned_is_where_rows_of_a_source_are():
+    entries = (entry(0, 10), entry(3, 20, "archive", "month", "aa"))
+    assert owned(entries, "rest", runs([4, 5])) == runs([0, 1, 2, 3, 6, 7, 8, 9])
