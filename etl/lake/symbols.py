@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ..errors import LakeError
 from ..model import SymbolRules
 from ..ranges import iso
+from ..schema import array
 from .files import replace_file
 
 _TEXT = ("symbol", "base_asset", "quote_asset", "contract_type", "status")
@@ -75,7 +76,7 @@ class Symbols:
             return False
         columns = list(zip(*([row[name] for name in SCHEMA.names] for row in rows.values()), strict=True))
         table = pa.Table.from_arrays(
-            [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+            [array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
         )
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", store_schema=False)
