@@ -9,6 +9,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from types import TracebackType
@@ -35,6 +36,9 @@ from .transform import normalize, quality
 
 # A round trip to the exchange, for the estimate of --dry-run only.
 TYPICAL_LATENCY_S = 0.15
+# A contract that trades has bars since its listing. They begin up to a day after `onboardDate` (binance-facts 5); so long after
+# it there is nothing to ask.
+LISTED_LONG = 30 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +227,15 @@ class Pipeline:
         receipts = execute.in_threads(
             lambda job: self._work(store, job), outcome.jobs, workers=self.settings.workers, load=self._load
         )
+        derived = False  # with the first file: the catalog is made while the other jobs wait for answers
         try:
             for receipt in receipts:
                 self._progress.receipt(receipt)
                 self._account(outcome, receipt)
+                if outcome.partitions_written and not derived:
+                    derived = True
+                    with suppress(EtlError):  # what is wrong with it ends the run, but at its end
+                        self._derive(outcome, store)
         except BaseException:
             self._stop.set()  # whatever it is, the other jobs must not go on for long
             raise
@@ -253,9 +262,7 @@ class Pipeline:
     def _finish(self, outcome: Outcome, store: Store) -> None:
         """What is derived: symbol rules, views, and the record of this run. What of it fails ends the run with that error."""
         try:
-            for market, info in self._infos.items():
-                Symbols(store.root, market).update(info.symbols, self._lives(outcome, store, market))
-            views.write_catalog(store.root)
+            self._derive(outcome, store)
         except LakeError as error:
             outcome.stopped = outcome.stopped or error
         for stats in (conversation.stats for conversation in self._conversations.values()):
@@ -264,6 +271,11 @@ class Pipeline:
             outcome.bytes_downloaded += stats.bytes_downloaded
         outcome.elapsed_s = time.monotonic() - self._started
         self._record(outcome, store)
+
+    def _derive(self, outcome: Outcome, store: Store) -> None:
+        for market, info in self._infos.items():
+            Symbols(store.root, market).update(info.symbols, self._lives(outcome, store, market))
+        views.write_catalog(store.root)
 
     def _record(self, outcome: Outcome, store: Store) -> None:
         """Add this run to the month's file of run records, by replacing it."""
@@ -394,6 +406,7 @@ class Pipeline:
                 self._doubt(want, first)
             return replace(want, first_bar=first, probed=True)
 
+        wants = [replace(want, first_bar=want.missing[0].start) if self._has_begun(want) else want for want in wants]
         probed: list[Want] = []
         futures = [self._pages.submit(probe, want) if want.needs_probe else None for want in wants]
         for want, future in zip(wants, futures, strict=True):
@@ -408,16 +421,41 @@ class Pipeline:
                 outcome.failed.append((want.series, error))
         return probed
 
+    def _has_begun(self, want: Want) -> bool:
+        """Whether it is known without a probe that the bars of a series began before what is missing.
+
+        Only bars of trades go by the listing; mark, index and premium prices of old contracts begin later.
+        """
+        if want.series.dataset != "klines" or not want.needs_probe:
+            return False
+        since = self._trading_since(want.series)
+        return since is not None and since + LISTED_LONG <= want.missing[0].start
+
+    def _trading_since(self, series: Series) -> int | None:
+        """When the contract was listed that trades under the symbol now (ms UTC); None where none does, or nobody says."""
+        rules = (rule for rule in self.exchange_info(series.market).symbols if rule.symbol == series.symbol)
+        return next((rule.onboard_time for rule in rules if rule.status == "TRADING"), None)
+
+    def _doubt_silence(self, job: Job) -> None:
+        """Where no probe was needed and yet no bar came, ask for the first one after all: a burst of empty pages is no hole."""
+        series, start, end = job.series[0], job.windows[0].span.start, job.windows[-1].span.end
+        since = self._trading_since(series)
+        if series.dataset != "klines" or job.life.start != start or since is None or since + LISTED_LONG > start:
+            return
+        first = self._source.first_bar(series, start)
+        if first is None or first < end:
+            raise BadAnswer(
+                f"{series}: the exchange answered no bar from {iso(start)} on, but it trades since {iso(since)}; run again"
+            )
+
     def _doubt(self, want: Want, first: int | None) -> None:
         """An answer without a first bar must not erase what is known to be there: BadAnswer, and the series is asked again."""
         since = want.first_row
         if since is None:
-            rules = {rule.symbol: rule for rule in self.exchange_info(want.series.market).symbols}.get(want.series.symbol)
-            if rules is None or rules.status != "TRADING" or rules.onboard_time is None:
+            listed = self._trading_since(want.series)
+            if listed is None or listed + DAY >= want.span.end:
                 return
-            since = rules.onboard_time + DAY
-            if since >= want.span.end:
-                return
+            since = listed + DAY
         answered = "no bar at all" if first is None else f"{iso(first)} as its first bar"
         raise BadAnswer(
             f"{want.series}: the exchange answered {answered} from {iso(want.missing[0].start)} on, "
@@ -468,6 +506,8 @@ class Pipeline:
                 fresh, disputed, conflict = normalize.merge_pages(series, pages.pop(series, []))
                 if conflict is not None:
                     errors.append(conflict)
+                if job.windows and not len(fresh) and not errors:
+                    self._doubt_silence(job)
                 fresh = normalize.closed(fresh, self.now(series.market))
                 final = subtract(answered, (TimeRange(time, time + 1) for time in disputed))
                 for partition, spans in self._places(store, mine, final, fresh):

@@ -40,7 +40,7 @@ class Want:
     holes: tuple[TimeRange, ...] = ()
     """Absent bars that the lake records."""
     first_bar: int | None = None
-    """Answer of a probe: the first bar at or after the beginning of what is missing."""
+    """The first bar at or after the beginning of what is missing: the answer of a probe, or what needs none."""
     probed: bool = False
     wanted: int | None = None
     """Since when the series is wanted, by this run or an earlier one."""
@@ -53,7 +53,7 @@ class Want:
     @property
     def needs_probe(self) -> bool:
         """Whether something is missing before anything is known of the series, so that its first bar should be asked for."""
-        if self.series.interval is None or self.probed:
+        if self.series.interval is None or self.probed or self.first_bar is not None:
             return False
         missing = self.missing
         return bool(missing) and (self.first_row is None or missing[0].start < self.first_row)

@@ -79,6 +79,22 @@ def test_help_imports_nothing_heavy():
     assert "backfill" in finished.stdout
 
 
+def test_a_backfill_imports_no_pandas(exchange, tmp_path):
+    script = (
+        "import sys\n"
+        "from etl import cli, config, pipeline\n"
+        f"env = {{'ETL_UM_URL': '{exchange.url}', 'HOME': '{tmp_path}'}}\n"
+        f"settings = config.load({{'lake': '{tmp_path}/lake'}}, env=env, cwd=cli.Path('{tmp_path}'))\n"
+        "for start in (1_771_545_600_000, 1_769_904_000_000):\n"
+        "    wanted = pipeline.Selection('um', ('klines', 'mark_klines'), ('BTCUSDT',), ('1h',), start, 1_771_977_600_000)\n"
+        "    with pipeline.Pipeline(settings) as run:\n"
+        "        assert run.sync('backfill', [wanted]).rows_written\n"
+        "assert 'pyarrow' in sys.modules\n"
+        "assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_every_command_has_help(etl):
     for name in cli.commands:
         finished = etl(name, "--help", check=0)
@@ -266,7 +282,7 @@ def test_the_universe_is_kept_up_to_date(etl, tmp_path):
 
 
 def test_some_series_failed_is_exit_3(etl, exchange):
-    exchange.faults = Faults([{"action": "object_instead_of_list", "symbol": "ETHUSDT", "path": "klines", "after": 1}])
+    exchange.faults = Faults([{"action": "object_instead_of_list", "symbol": "ETHUSDT", "path": "klines"}])
     finished = etl(*BACKFILL, "--symbols", "ETHUSDT", "--json", check=3)
     document = json.loads(finished.stdout)
     assert [failure["symbol"] for failure in document["failed"]] == ["ETHUSDT"]
