@@ -585,12 +585,11 @@ def main() -> NoReturn:
     as_json = "--json" in sys.argv[1:]
     try:
         cli.main(standalone_mode=False)
-        sys.exit(0)
+    except SystemExit as end:
+        _leave(int(end.code or 0))
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except click.Abort:
-        _fail(Cancelled("interrupted"), 130, as_json=as_json)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         _fail(Cancelled("interrupted"), 130, as_json=as_json)
     except click.ClickException as error:
         if not as_json:
@@ -610,6 +609,17 @@ def main() -> NoReturn:
             f"unexpected {type(error).__name__}: {error}; this is a bug: run again with -v and report what it prints"
         )
         _fail(told, EtlError.exit_code, as_json=as_json)
+    sys.exit(0)
+
+
+def _leave(exit_code: int) -> NoReturn:
+    """End the process without the interpreter's teardown, which takes 0.1 to 0.2 s after a large run and finds nothing to do.
+
+    A command that exits has left all its contexts: files are closed and synced, the lock is dropped, threads are joined.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def _fail(error: EtlError, exit_code: int, *, as_json: bool) -> NoReturn:

@@ -126,8 +126,8 @@ class Settings:
     """Folder for the weight budgets and bans that the processes of this host will share; nothing is kept there yet."""
     weight_share: float = field(metadata=_rule(float, _share, lambda _: 0.9))
     """Share of the exchange's weight limit to use, 0 < x <= 1."""
-    workers: int = field(metadata=_rule(int, _positive, lambda _: min(16, 4 * (os.cpu_count() or 1))))
-    """Concurrent jobs."""
+    workers: int = field(metadata=_rule(int, _positive, lambda _: 16))
+    """Concurrent requests: they wait for answers, not for processors. At 0.1 s an answer 16 spend a minute's weight in 10 s."""
     log_format: str = field(metadata=_rule(str, _one_of("text", "json"), lambda _: "text"))
     """`text` or `json`, on stderr."""
     partition: str = field(metadata=_rule(str, _one_of("year", "month"), lambda _: "year"))

@@ -9,6 +9,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from types import TracebackType
@@ -26,7 +27,7 @@ from .model import Coverage, Finding, Job, Partition, Receipt, Series
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
 from .sources import Choice, Sources, is_over
-from .work import Listing, Worker
+from .work import LISTED_LONG, Listing, Worker
 
 # A round trip to the exchange, for the estimate of --dry-run only.
 TYPICAL_LATENCY_S = 0.15
@@ -207,10 +208,15 @@ class Pipeline:
             answered=self._progress.page,
         )
         receipts = execute.in_threads(worker.run, outcome.jobs, workers=self.settings.workers, load=self._load)
+        derived = False  # with the first file: the catalog is made while the other jobs wait for answers
         try:
             for receipt in receipts:
                 self._progress.receipt(receipt)
                 self._account(outcome, receipt)
+                if outcome.partitions_written and not derived:
+                    derived = True
+                    with suppress(EtlError):  # what is wrong with it ends the run, but at its end
+                        self._derive(outcome, store)
         except BaseException:
             self._stop.set()  # whatever it is, the other jobs must not go on for long
             raise
@@ -237,9 +243,7 @@ class Pipeline:
     def _finish(self, outcome: Outcome, store: Store) -> None:
         """What is derived: symbol rules, views, and the record of this run. What of it fails ends the run with that error."""
         try:
-            for market, info in self._sources.infos.items():
-                Symbols(store.root, market).update(info.symbols, self._lives(outcome, store, market))
-            views.write_catalog(store.root)
+            self._derive(outcome, store)
         except LakeError as error:
             outcome.stopped = outcome.stopped or error
         self._count(outcome)
@@ -251,6 +255,11 @@ class Pipeline:
             outcome.requests += stats.requests
             outcome.weight += stats.weight
             outcome.bytes_downloaded += stats.bytes_downloaded
+
+    def _derive(self, outcome: Outcome, store: Store) -> None:
+        for market, info in self._sources.infos.items():
+            Symbols(store.root, market).update(info.symbols, self._lives(outcome, store, market))
+        views.write_catalog(store.root)
 
     def _record(self, outcome: Outcome, store: Store) -> None:
         """Add this run to the month's file of run records, by replacing it."""
@@ -346,7 +355,8 @@ class Pipeline:
 
     def _listing(self, store: Store, series: Series) -> Listing:
         contract = self._contract(store, series)
-        return Listing(contract.onboard, contract.ends if contract.ends < MAX_TIME and contract.listed else None)
+        ends = contract.ends if contract.ends < MAX_TIME and contract.listed else None
+        return Listing(contract.onboard, ends, self._trading_since(series))
 
     def _filed(self, wants: Sequence[Want]) -> list[Want]:
         """The wants with what the archive has for them, where that can be worth a listing."""
@@ -438,6 +448,7 @@ class Pipeline:
                 self._doubt(want, first)
             return replace(want, first_bar=first, probed=True)
 
+        wants = [replace(want, first_bar=want.missing[0].start) if self._has_begun(want) else want for want in wants]
         probed: list[Want] = []
         futures = [self._threads.submit(probe, want) if want.needs_probe else None for want in wants]
         for want, future in zip(wants, futures, strict=True):
@@ -455,18 +466,29 @@ class Pipeline:
                 outcome.failed.append((want.series, error))
         return probed
 
+    def _has_begun(self, want: Want) -> bool:
+        """Whether it is known without a probe that the bars of a series began before what is missing.
+
+        Only bars of trades go by the listing; mark, index and premium prices of old contracts begin later.
+        """
+        if want.series.dataset != "klines" or not want.needs_probe:
+            return False
+        since = self._trading_since(want.series)
+        return since is not None and since + LISTED_LONG <= want.missing[0].start
+
+    def _trading_since(self, series: Series) -> int | None:
+        """When the contract was listed that trades under the symbol now (ms UTC); None where none does, or nobody says."""
+        rules = (rule for rule in self._sources.exchange_info(series.market).symbols if rule.symbol == series.symbol)
+        return next((rule.onboard_time for rule in rules if rule.status == "TRADING"), None)
+
     def _doubt(self, want: Want, first: int | None) -> None:
         """An answer without a first bar must not erase what is known to be there: BadAnswer, and the series is asked again."""
         since = want.first_row
         if since is None:
-            rules = {rule.symbol: rule for rule in self._sources.exchange_info(want.series.market).symbols}.get(
-                want.series.symbol
-            )
-            if rules is None or rules.status != "TRADING" or rules.onboard_time is None:
+            listed = self._trading_since(want.series)
+            if listed is None or listed + DAY >= want.span.end:
                 return
-            since = rules.onboard_time + DAY
-            if since >= want.span.end:
-                return
+            since = listed + DAY
         answered = "no bar at all" if first is None else f"{iso(first)} as its first bar"
         raise BadAnswer(
             f"{want.series}: the exchange answered {answered} from {iso(want.missing[0].start)} on, "

@@ -53,7 +53,7 @@ class Want:
     holes: tuple[TimeRange, ...] = ()
     """Absent bars that the lake records."""
     first_bar: int | None = None
-    """Answer of a probe: the first bar at or after the beginning of what is missing."""
+    """The first bar at or after the beginning of what is missing: the answer of a probe, or what needs none."""
     probed: bool = False
     wanted: int | None = None
     """Since when the series is wanted, by this run or an earlier one."""
@@ -74,7 +74,7 @@ class Want:
     @property
     def needs_probe(self) -> bool:
         """Whether REST should be asked for the first bar: something is missing before anything is known of the series."""
-        if self.series.interval is None or self.probed or "rest" not in self.sources:
+        if self.series.interval is None or self.probed or self.first_bar is not None or "rest" not in self.sources:
             return False
         missing = self.missing
         if not missing or (self.first_row is not None and missing[0].start >= self.first_row):

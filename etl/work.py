@@ -19,9 +19,16 @@ from .ranges import DAY, TimeRange, intersection, iso, subtract, union
 from .schema import times as times_of
 from .transform import normalize, quality
 
+# A contract that trades has bars since its listing. They begin up to a day after `onboardDate` (binance-facts 5); so long after
+# it there is nothing to ask.
+LISTED_LONG = 30 * DAY
+
 
 class Rest(Protocol):
     """The exchange's pages: `extract.rest.RestSource`."""
+
+    def first_bar(self, series: Series, start: int) -> int | None:
+        """The open of the first bar at or after `start` (ms UTC), None where there is none."""
 
     def answer(self, series: Sequence[Series], window: Window) -> dict[Series, list[pa.Table]]:
         """The pages that hold the rows of the window, by series."""
@@ -52,10 +59,13 @@ class Archive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What the exchange says of a contract, ms UTC: since when it is listed, and when it ends; None where it says nothing."""
+    """What the exchange says of a contract, ms UTC, None where it says nothing: since when it is listed, when it ends, and
+    since when it trades, if it does.
+    """
 
     onboard: int | None = None
     ends: int | None = None
+    trades: int | None = None
 
 
 @dataclass(slots=True)
@@ -182,6 +192,8 @@ class Worker:
                     rows, answers, conflict = self._rows(series, group)
                     errors += [conflict] if conflict else []
                     fresh.append(_Fresh(group.source, answers, rows))
+                if not (errors or found.failures or any(len(one.rows) for one in fresh)):
+                    self._doubt(job)
                 lost = subtract(
                     (window.span for window, _ in found.failures), [answer.span for one in fresh for answer in one.answers]
                 )
@@ -201,6 +213,20 @@ class Worker:
                 found.findings.append(_replaced(job.series[0], window, failure))
         worst = next((each for each in errors if isinstance(each, Refused | Cancelled)), errors[0] if errors else None)
         return Receipt(job, written, partitions, tuple(found.findings), worst)
+
+    def _doubt(self, job: Job) -> None:
+        """Where no probe was needed and yet no bar came, ask for the first one after all: a burst of empty pages is no hole."""
+        series, since = job.series[0], self.listing(job.series[0]).trades
+        if series.dataset != "klines" or not job.windows or any(window.file for window in job.windows):
+            return
+        start, end = job.windows[0].span.start, job.windows[-1].span.end
+        if job.life.start != start or since is None or since + LISTED_LONG > start:
+            return
+        first = self.rest.first_bar(series, start)
+        if first is None or first < end:
+            raise BadAnswer(
+                f"{series}: the exchange answered no bar from {iso(start)} on, but it trades since {iso(since)}; run again"
+            )
 
     def _rows(self, series: Series, group: _Group) -> tuple[pa.Table, list[Coverage], BadAnswer | None]:
         """The rows of a group, sorted, unique and closed, and its answers without the times for which two rows came."""

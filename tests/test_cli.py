@@ -79,6 +79,22 @@ def test_help_imports_nothing_heavy():
     assert "backfill" in finished.stdout
 
 
+def test_a_backfill_imports_no_pandas(exchange, tmp_path):
+    script = (
+        "import sys\n"
+        "from etl import cli, config, pipeline\n"
+        f"env = {{'ETL_UM_URL': '{exchange.url}', 'HOME': '{tmp_path}'}}\n"
+        f"settings = config.load({{'lake': '{tmp_path}/lake'}}, env=env, cwd=cli.Path('{tmp_path}'))\n"
+        "for start in (1_771_545_600_000, 1_769_904_000_000):\n"
+        "    wanted = pipeline.Selection('um', ('klines', 'mark_klines'), ('BTCUSDT',), ('1h',), start, 1_771_977_600_000)\n"
+        "    with pipeline.Pipeline(settings) as run:\n"
+        "        assert run.sync('backfill', [wanted]).rows_written\n"
+        "assert 'pyarrow' in sys.modules\n"
+        "assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_every_command_has_help(etl):
     for name in cli.commands:
         finished = etl(name, "--help", check=0)
@@ -139,9 +155,9 @@ def test_status_can_alert_and_rebuild(etl, tmp_path):
 def test_a_plan_is_printed_and_nothing_is_written(etl, exchange, tmp_path):
     document = json.loads(etl(*BACKFILL, "--dry-run", "--json", check=0).stdout)
     assert {"jobs", "requests", "weight", "bytes_estimated", "eta_s", "plan"} <= set(document)
-    # the clock, the rules and the first bar, then one page of 60 rows
-    assert document["preparation"] == {"requests": 3, "weight": 3}
-    assert (document["jobs"], document["requests"], document["weight"]) == (1, 3 + 1, 3 + 2)
+    # the clock and the rules, which say that bars go back that far; then one page of 60 rows
+    assert document["preparation"] == {"requests": 2, "weight": 2}
+    assert (document["jobs"], document["requests"], document["weight"]) == (1, 2 + 1, 2 + 2)
     assert "1 jobs" in etl(*BACKFILL, "--dry-run", check=0).stdout
     assert not (tmp_path / "data").exists()
 
@@ -268,7 +284,7 @@ def test_the_universe_is_kept_up_to_date(etl, tmp_path):
 
 
 def test_some_series_failed_is_exit_3(etl, exchange):
-    exchange.faults = Faults([{"action": "object_instead_of_list", "symbol": "ETHUSDT", "path": "klines", "after": 1}])
+    exchange.faults = Faults([{"action": "object_instead_of_list", "symbol": "ETHUSDT", "path": "klines"}])
     finished = etl(*BACKFILL, "--symbols", "ETHUSDT", "--json", check=3)
     document = json.loads(finished.stdout)
     assert [failure["symbol"] for failure in document["failed"]] == ["ETHUSDT"]

@@ -132,7 +132,7 @@ def test_a_hole_of_the_exchange_is_a_gap_that_is_not_asked_for_again(exchange, t
 
 def test_no_open_bar_and_nothing_too_young_to_be_denied(world, tmp_path):
     clock = Clock(parse_time("2026-03-01T12:00:59.999"), frozen=True)
-    late = [{"action": "short_page", "path": "klines", "drop": 2, "after": 1}]  # the last two closed bars are not there yet
+    late = [{"action": "short_page", "path": "klines", "drop": 2}]  # the last two closed bars are not there yet
     series = Series("um", "klines", "ETHUSDT", "1m")
     wanted = select("klines", "ETHUSDT", "1m", "2026-03-01T10:00")
     with Simulator(world, clock=clock, faults=Faults(late)) as exchange:
@@ -194,11 +194,8 @@ def test_one_bad_series_fails_alone_and_is_completed_later(world, tmp_path):
     wanted = select("klines", "BTCUSDT ETHUSDT", "1h", "2026-02-01", "2026-02-20")
     bad = Faults([{"action": "wrong_width_row", "symbol": "ETHUSDT", "path": "klines", "width": 4}])
     with Simulator(world, clock=Clock(NOW, frozen=True), faults=bad) as exchange:
-        outcome = run(exchange, lake, wanted)  # already the first bar cannot be read
-        assert (outcome.exit_code, outcome.rows_written) == (3, 19 * 24)
-        exchange.faults = Faults([{"action": "wrong_width_row", "symbol": "ETHUSDT", "path": "klines", "after": 1, "width": 4}])
         outcome = run(exchange, lake, wanted)
-        assert outcome.exit_code == 3
+        assert (outcome.exit_code, outcome.rows_written) == (3, 19 * 24)
         assert [series.symbol for series, _ in outcome.failed] == ["ETHUSDT"]
         assert {gap.series.symbol: gap.verdict for gap in outcome.gaps} == {"ETHUSDT": "lost"}
         assert "klines" in str(outcome.failed[0][1])
@@ -210,9 +207,7 @@ def test_one_bad_series_fails_alone_and_is_completed_later(world, tmp_path):
 
 
 def test_two_rows_for_one_bar_are_an_error_that_names_both(world, tmp_path):
-    with Simulator(
-        world, clock=Clock(NOW, frozen=True), faults=Faults([{"action": "conflict", "path": "klines", "after": 1}])
-    ) as exchange:
+    with Simulator(world, clock=Clock(NOW, frozen=True), faults=Faults([{"action": "conflict", "path": "klines"}])) as exchange:
         outcome = run(exchange, tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2026-02-01", "2026-02-03"))
         assert outcome.exit_code == 3
         assert str(outcome.failed[0][1]).count("open_time=") == 2
@@ -297,17 +292,17 @@ def test_pieces_in_any_order_equal_the_whole(exchange, tmp_path):
 
 def test_dry_run_writes_nothing_and_says_what_the_exchange_will_count(exchange, tmp_path):
     lake = tmp_path / "lake"
-    wanted = select("klines funding", "BTCUSDT ETHUSDT", "1m 1h", "2026-02-20", "2026-02-25")
+    wanted = select("klines mark_klines funding", "BTCUSDT ETHUSDT", "1m 1h", "2026-02-20", "2026-02-25")
     plan = run(exchange, lake, wanted, dry_run=True)
     assert not lake.exists()
-    assert pages(exchange) == 4  # one row for each series whose first bar is not known
+    probes = 4
+    assert pages(exchange) == probes  # one row for each series whose first bar neither the lake nor its listing tells
     exchange.reset()
     run(exchange, lake, wanted)
     asked = [request for request in exchange.requests if request.page]
-    probes = 4
     assert sum(job.requests for job in plan.jobs) == len(asked) - probes
-    bars = [request for request in asked if request.path.endswith("klines")]
-    planned = sum(job.weight for job in plan.jobs if job.series[0].dataset == "klines")
+    bars = [request for request in asked if request.path.lower().endswith("klines")]
+    planned = sum(job.weight for job in plan.jobs if job.series[0].dataset != "funding")
     assert planned == sum(request.weight for request in bars) - probes
 
 
@@ -400,7 +395,7 @@ def test_a_burst_of_empty_answers_does_not_erase_a_history(world, tmp_path):
 
 def test_update_asks_again_for_a_lost_beginning(world, tmp_path):
     lake, series = tmp_path / "lake", Series("um", "klines", "BTCUSDT", "1m")
-    broken = [{"action": "wrong_width_row", "path": "klines", "after": 1, "first": 1, "width": 4}]  # the first page
+    broken = [{"action": "wrong_width_row", "path": "klines", "first": 1, "width": 4}]  # the first page
     start = parse_time("2026-02-20")
     with Simulator(world, clock=Clock(NOW, frozen=True), faults=Faults(broken)) as exchange:
         outcome = run(exchange, lake, select("klines", "BTCUSDT", "1m", start), workers=1)
@@ -449,3 +444,13 @@ def test_a_week_across_new_year_is_complete_in_the_ledger(exchange, tmp_path):
         days = connection.sql("SELECT DISTINCT verdict FROM ledger WHERE dataset = 'funding'").fetchall()
     assert [verdict for day, verdict in weeks] == ["partial", "complete", "complete", "partial"]
     assert days == [("complete",)]
+
+
+def test_no_first_bar_is_asked_for_where_the_listing_tells_it(exchange, tmp_path):
+    run(exchange, tmp_path / "lake", select("klines", "BTCUSDT ETHUSDT", "1h", "2026-02-20", "2026-02-21"))
+    assert pages(exchange) == 2
+    listed = {one["symbol"]: one["onboardDate"] for one in exchange.market.exchange_info("um", NOW)["symbols"]}
+    young = max((time, name) for name, time in listed.items() if time < NOW - 20 * DAY)[1]
+    exchange.reset()
+    run(exchange, tmp_path / "lake", select("klines", young, "1h", listed[young] + 29 * DAY, "2026-03-01"), dry_run=True)
+    assert pages(exchange) == 1

@@ -126,6 +126,7 @@ def test_a_probe_is_needed_where_nothing_is_known_before_the_missing_range():
     assert Want(BARS, year).needs_probe
     assert Want(BARS, year, first_row=at("2024-03-01")).needs_probe
     assert not Want(BARS, year, first_row=at("2024-03-01"), probed=True).needs_probe
+    assert not Want(BARS, year, first_bar=year.start).needs_probe, "the listing tells it"
     assert not Want(BARS, year, first_row=at("2023-01-01")).needs_probe
     assert not Want(BARS, year, covered=(year,)).needs_probe
     assert not Want(Series("um", "funding", "BTCUSDT"), year).needs_probe

@@ -25,7 +25,7 @@ from .. import registry
 from ..errors import Cancelled, LakeError, LakeLocked, UsageError
 from ..model import Coverage, Partition, Series
 from ..ranges import HOUR, TimeRange, from_datetime, months, years
-from ..schema import arrow_schema
+from ..schema import arrow_schema, empty
 from .files import replace_file
 
 FORMAT = 1
@@ -184,7 +184,7 @@ class Store:
         schema = arrow_schema(partition.series.dataset)
         path = self.path(partition)
         if not path.exists():
-            return schema.empty_table()
+            return empty(partition.series.dataset)
         with _reading(path):
             return pq.ParquetFile(path, page_checksum_verification=True).read(columns=schema.names).cast(schema)
 
@@ -313,7 +313,9 @@ def _locked(handle: int) -> bool:
 
 
 def _milliseconds(value: object) -> int:
-    return int(pa.scalar(value, pa.timestamp("ms")).value)
+    if not isinstance(value, datetime):
+        raise TypeError(f"{value!r} is no time")
+    return from_datetime(value)
 
 
 @contextlib.contextmanager

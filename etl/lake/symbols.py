@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ..errors import LakeError
 from ..model import SymbolRules
 from ..ranges import DAY, MAX_TIME, MINUTE, iso
+from ..schema import array
 from .files import replace_file
 
 _TEXT = ("symbol", "base_asset", "quote_asset", "contract_type", "status")
@@ -92,7 +93,7 @@ class Symbols:
         rows = [[row[name] for name in SCHEMA.names] for each in contracts.values() for row in each]
         columns = list(zip(*rows, strict=True))
         table = pa.Table.from_arrays(
-            [pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+            [array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
         )
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", store_schema=False)

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from .. import registry
 from ..errors import LakeError, UsageError
@@ -16,6 +15,9 @@ from ..model import Column, Dataset
 from ..ranges import DAY, MAX_TIME
 from .files import replace_file
 from .symbols import BETWEEN_LIVES
+
+if TYPE_CHECKING:
+    import duckdb
 
 _SQL_TYPES = {"time": "TIMESTAMP", "float": "DOUBLE", "int": "BIGINT", "text": "VARCHAR"}
 
@@ -110,6 +112,8 @@ def write_catalog(lake: Path) -> bool:
 
 def create_views(connection: duckdb.DuckDBPyConnection, text: str) -> None:
     """Run the text of `catalog_sql`; LakeError if the file that shows a view its columns cannot be read."""
+    import duckdb  # noqa: PLC0415 - 80 ms that a run whose catalog stands need not pay
+
     try:
         connection.execute(text)
     except duckdb.Error as error:
@@ -132,6 +136,8 @@ def _database(text: str) -> bytes:
     It has the oldest storage version that holds them, so that an older DuckDB opens it (else 1.5 could not open a file of 2.0),
     and only unqualified names, so that it works under whatever name a reader attaches it.
     """
+    import duckdb  # noqa: PLC0415 - as above
+
     # Not built inside the lake: DuckDB puts the log of a file whose path has a `?` into another folder.
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
         path = Path(folder, "catalog.duckdb")

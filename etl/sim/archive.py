@@ -108,7 +108,7 @@ class _Content:
         def lines(span: TimeRange) -> bytes:
             text = world.lines(series, span, unit)
             bare = series.dataset == "klines" and series.market != "spot" and span.start >= _BARE_ZERO_FROM
-            return re.sub(rb",0\.0+(?=,)", b",0", text) if bare else text
+            return re.sub(rb",0\.00*(?=,)", b",0", text) if bare else text
 
         text = lines(span)
         if any(one.name in ROWS for one in self.wrong):
@@ -325,13 +325,17 @@ class Archive:
         grid = Interval("", DAY if leaf.daily else 0)
         label = INTERVALS[series.interval].path_name if series.interval else DATASETS[series.dataset].archive.folder
         extent = self.world.extent(series)
-        start = max(grid.floor(extent.start), _first(series, daily=leaf.daily))
-        starts = grid.opens(TimeRange(start, max(start, min(extent.end, now))))
+        start, end = max(grid.floor(extent.start), _first(series, daily=leaf.daily)), min(extent.end, now)
+        starts: Sequence[int] = range(start, end, DAY)
+        if not leaf.daily:
+            months = _months(grid.floor(now))
+            starts = months[bisect_left(months, start) : bisect_left(months, end)]
 
         def key(start: int) -> str:
             return f"{leaf.path}{series.symbol}-{label}-{iso(start)[: 10 if leaf.daily else 7]}.zip"
 
-        for start in starts[bisect_left(starts, after.removesuffix(".CHECKSUM"), key=key) :]:
+        # The one before is looked at, too: its checksum's key may be the one that `after` begins.
+        for start in starts[max(bisect_left(starts, after, key=key) - 1, 0) :]:
             span = TimeRange(start, grid.next(start))
             published = _published(series, span, daily=leaf.daily)
             if published <= now and self.world.count(series, span):
@@ -345,6 +349,12 @@ def _folders() -> Iterator[tuple[str, tuple[str, str, bool]]]:
             for kind in ("daily", "monthly") if dataset.archive.daily else ("monthly",):
                 path = f"data/{MARKETS[market].archive_path}/{kind}/{dataset.archive.folder}/"
                 yield path, (market, dataset.name, kind == "daily")
+
+
+@lru_cache(8)
+def _months(last: int) -> Sequence[int]:
+    """The months of the exchange until `last`."""
+    return Interval("", 0).opens(TimeRange(min(MARKETS["spot"].first_time, last), last + 1))
 
 
 def _alive(paths: Sequence[str], prefix: str, after: str) -> Iterator[str]:

@@ -166,7 +166,7 @@ class GeneratedWorld:
         # to each other a thousand times a block take twice as long.
         self._making = Lock()
         self._block = lru_cache(cache_blocks)(self._make_block)
-        self._hours = lru_cache(65536)(self._make_hours)
+        self._hours = lru_cache(2048)(self._make_hours)
         self._minutes = lru_cache(64)(self._make_day)
         self._runs = lru_cache(4096)(self._make_runs)
         self._info = lru_cache(8)(self._make_info)
@@ -356,11 +356,10 @@ class GeneratedWorld:
     def _bars(self, line: _Line, span: TimeRange) -> Bars:
         """Bars that open in `span`, whose bounds lie on the line' grid."""
         grid = INTERVALS[line.interval or ""]
-        days = range(span.start - span.start % DAY, span.end, DAY)
         if not grid.step or grid.step >= HOUR:
-            fine = concat([self._hours(line.contract, line.dataset, day) for day in days])
-        elif len(days) == 1:
-            fine = self._minutes(line.contract, line.dataset, days[0])
+            fine = concat([self._hours(line.contract, line.dataset, start) for start in _chunks(span)])
+        elif span.end - span.start == DAY and not span.start % DAY:
+            fine = self._minutes(line.contract, line.dataset, span.start)
         else:
             fine = self._make_minutes(line.contract, line.dataset, span)
         fine = fine.between(span.start, span.end)
@@ -374,8 +373,7 @@ class GeneratedWorld:
         """The bar that is open at `now`, rendered; nothing where there is none."""
         grid = INTERVALS[line.interval or ""]
         start, minute, hour = grid.floor(now), now - now % MINUTE, now - now % HOUR
-        days = range(start - start % DAY, hour, DAY) if start < hour else ()
-        whole = [self._hours(line.contract, line.dataset, day) for day in days]
+        whole = [self._hours(line.contract, line.dataset, chunk) for chunk in _chunks(TimeRange(start, max(start, hour)))]
         fine = self._minutes(line.contract, line.dataset, now - now % DAY)
         parts = [bars.between(start, hour) for bars in whole] + [fine.between(max(start, hour), minute)]
         unit = _tick_units(line.contract) if line.dataset == "klines" else 1
@@ -388,8 +386,9 @@ class GeneratedWorld:
         text = json.dumps([self.seed, *names], ensure_ascii=False)
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
-    def _make_hours(self, contract: Contract, dataset: str, day: int) -> Bars:
-        return aggregate(self._minutes(contract, dataset, day), range(day, day + DAY, HOUR))
+    def _make_hours(self, contract: Contract, dataset: str, start: int) -> Bars:
+        span = TimeRange(start, start + _CHUNK)
+        return aggregate(self._make_minutes(contract, dataset, span), range(span.start, span.end, HOUR))
 
     def _make_day(self, contract: Contract, dataset: str, day: int) -> Bars:
         return self._make_minutes(contract, dataset, TimeRange(day, day + DAY))
@@ -709,6 +708,14 @@ def _partial(minute: Bars, now: int, unit: int) -> Bars:
 
 
 # --- blocks: the unit of caching
+
+_CHUNK = 32 * DAY  # hours are made for so long at once: a third of the time that it takes day by day
+
+
+def _chunks(span: TimeRange) -> range:
+    """The starts of the chunks that hold `span`; none where it is empty."""
+    return range(span.start - span.start % _CHUNK, span.end, _CHUNK) if span else range(0)
+
 
 # How long a block of rendered rows is, by interval; some 1,000 rows, and few enough minutes to aggregate.
 _BLOCK_DAYS = {"1m": 1, "3m": 2, "5m": 4, "15m": 8, "30m": 16, "3d": 48, "1w": 56}

@@ -12,6 +12,8 @@ from .. import grid, registry
 from ..grid import Times
 from ..model import Finding, Series
 from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, TimeRange, intersection, iso, union
+from ..schema import integers
+from ..schema import mask as mask_of
 from ..schema import times as times_of
 
 # A bar that closed less than this ago may simply not be published yet: its absence is no answer (contract 5).
@@ -69,7 +71,7 @@ def admissible(
         f"after the contract's end at {iso(ends)}": moments >= ends,
     }
     if onboard is not None and "count" in rows.column_names:
-        traded = np.asarray(rows["count"].to_numpy()) > 0
+        traded = integers(rows["count"]) > 0
         first = int(moments[traded].min()) if traded.any() else MAX_TIME
         reasons[f"placeholders before the listing at {iso(onboard)}"] = (moments < first) & (moments < onboard)
     findings, out = [], np.zeros(len(rows), dtype=bool)
@@ -79,4 +81,4 @@ def admissible(
             message = f"{int(mask.sum())} rows of the archive's file are kept out, from {iso(span.start)} on: {reason}"
             findings.append(Finding(series, "foreign", "warning", span, int(mask.sum()), message))
         out |= mask
-    return (rows.filter(pa.array(~out)) if out.any() else rows), findings
+    return (rows.filter(mask_of(~out)) if out.any() else rows), findings
