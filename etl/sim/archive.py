@@ -320,7 +320,7 @@ class Archive:
         return sorted(f"{path}{symbol}/" for symbol in self.world.folders(market, dataset))
 
     def _files(self, leaf: _Leaf, after: str, now: int) -> Iterator[File]:
-        """The zips of a folder that are published, in their order; those before `after` are left out."""
+        """The zips of a folder that are published, in order; those whose checksum sorts before `after` are left out."""
         series = leaf.series
         grid = Interval("", DAY if leaf.daily else 0)
         label = INTERVALS[series.interval].path_name if series.interval else DATASETS[series.dataset].archive.folder
@@ -334,8 +334,7 @@ class Archive:
         def key(start: int) -> str:
             return f"{leaf.path}{series.symbol}-{label}-{iso(start)[: 10 if leaf.daily else 7]}.zip"
 
-        # The one before is looked at, too: its checksum's key may be the one that `after` begins.
-        for start in starts[max(bisect_left(starts, after, key=key) - 1, 0) :]:
+        for start in starts[bisect_left(starts, after, key=lambda start: f"{key(start)}.CHECKSUM") :]:
             span = TimeRange(start, grid.next(start))
             published = _published(series, span, daily=leaf.daily)
             if published <= now and self.world.count(series, span):
