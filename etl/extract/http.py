@@ -10,9 +10,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import httpcore
 import httpx
@@ -21,6 +23,12 @@ from ..errors import BadAnswer, EtlError, Transient, UsageError
 
 USER_AGENT = f"binance-futures-etl/{version('binance-futures-etl')} (+python-httpx)"
 MEBIBYTE = 2**20
+_HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "gzip",
+    "Connection": "keep-alive",
+    "User-Agent": USER_AGENT,
+}
 
 Params = Mapping[str, str | int | None]
 
@@ -61,7 +69,7 @@ class Http:
         self._deadline = deadline
         self._max_body = max_body
         self._client = httpx.Client(
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "gzip"},
+            cookies=_NoCookies(),
             timeout=httpx.Timeout(timeout, pool=deadline),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30),
             follow_redirects=False,
@@ -74,7 +82,7 @@ class Http:
         Transient where connection, TLS or time failed or the body was cut off, BadAnswer for a body that is too large or packed
         in a way nobody asked for, EtlError for a certificate that cannot be verified, UsageError for a URL that is none.
         """
-        return self._get(url, params, {}, self._read)
+        return self._get(url, params, _HEADERS, self._read)
 
     def download(
         self, file: Download, params: Params | None = None, *, arrived: Callable[[int], None] = lambda _: None
@@ -84,7 +92,7 @@ class Http:
         After a Transient `file` keeps what arrived, and the next call asks for the rest only, if the server names versions and
         the file still has the same one. `arrived` is told the size of each piece, and ends the download where it raises.
         """
-        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        headers = _HEADERS | {"Accept": "*/*", "Accept-Encoding": "identity"}
         if file.body and file.etag:
             headers |= {"Range": f"bytes={len(file.body)}-", "If-Range": file.etag}
         else:
@@ -96,11 +104,10 @@ class Http:
         return self._get(file.url, params, headers, receive)
 
     def _get(
-        self, url: str, params: Params | None, headers: dict[str, str], read: Callable[[str, httpx.Response], Answer]
+        self, url: str, params: Params | None, headers: Mapping[str, str], read: Callable[[str, httpx.Response], Answer]
     ) -> Answer:
-        given = {name: value for name, value in (params or {}).items() if value is not None}
         try:
-            request = self._client.build_request("GET", url, params=given or None, headers=headers)
+            request = _request(url, params, headers)
             url = str(request.url)
             with _deadline(self._deadline):
                 response = self._client.send(request, stream=True)
@@ -179,6 +186,22 @@ def _gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:
             packed = inflate.unconsumed_tail
     if not (empty or inflate.eof):
         raise zlib.error("it ends in the middle")
+
+
+def _request(url: str, params: Params | None, headers: Mapping[str, str]) -> httpx.Request:
+    """Without client.build_request, which parses the address twice and merges headers: 0.05 ms more a request."""
+    given = {name: value for name, value in (params or {}).items() if value is not None}
+    request = httpx.Request("GET", f"{url}?{urlencode(given)}" if given else url, headers=headers)
+    if not request.url.host:
+        raise httpx.InvalidURL("it names no host")
+    return request
+
+
+class _NoCookies(CookieJar):
+    """Keeps nothing, so that no answer shapes a later question; looking for cookies would take 0.02 ms a request."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        pass
 
 
 # ---- errors

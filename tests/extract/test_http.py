@@ -6,9 +6,13 @@ import socket
 import ssl
 import time
 import zlib
+from importlib.metadata import version
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from etl.errors import BadAnswer, EtlError, Transient, UsageError
 from etl.extract.http import Download, Http, translate
@@ -30,9 +34,29 @@ def test_a_plain_answer(kit, http):
     assert answer.url == server.url + "/a?symbol=%E5%B8%81%E5%AE%89%E4%BA%BA%E7%94%9FUSDT&limit=5"
     (request,) = server.requests
     assert request.params == {"symbol": "币安人生USDT", "limit": "5"}
-    assert request.headers["accept-encoding"] == "gzip"
-    assert request.headers["user-agent"].startswith("binance-futures-etl/")
-    assert request.headers["user-agent"].endswith("(+python-httpx)")
+    assert request.headers.pop("user-agent") == f"binance-futures-etl/{version('binance-futures-etl')} (+python-httpx)"
+    assert request.headers == {
+        "host": server.url.removeprefix("http://"),
+        "accept": "application/json",
+        "accept-encoding": "gzip",
+        "connection": "keep-alive",
+    }
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.text(max_size=5), st.text(max_size=20) | st.integers(0, 2**63)))
+def test_parameters_arrive_as_they_were_given(kit, http, params):
+    server = kit.serve(kit.answer())
+    http.get(server.url + "/a", params)
+    sent = urlsplit(server.requests[0].line.split()[1])
+    assert (sent.path, dict(parse_qsl(sent.query, keep_blank_values=True))) == ("/a", {k: str(v) for k, v in params.items()})
+
+
+def test_cookies_are_neither_kept_nor_sent(kit, http):
+    server = kit.serve(kit.answer(set_cookie="session=1; Path=/"))
+    for _ in range(2):
+        http.get(server.url)
+    assert [request.headers.get("cookie") for request in server.requests] == [None, None]
 
 
 PACKED = {"packed": gzip.compress(BODY), "stored": gzip.compress(BODY, 0), "packed nothing": gzip.compress(b""), "nothing": b""}
