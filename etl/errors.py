@@ -5,6 +5,7 @@ EtlError
 ├── Refused           stop asking: the exchange refuses this host  exit 4
 ├── Transient         ask again later: network, 5xx, 429, cut body exit 1
 ├── Rejected          our request was wrong: a 4xx of the exchange exit 1
+│   └── NotServed     ask the archive: a contract that is over     exit 1
 ├── NotPublished      ask another source, or later: no such file   exit 1
 ├── BadAnswer         the answer does not make sense: report it    exit 1
 ├── LakeError         look at the disk or the lake                 exit 1
@@ -54,6 +55,10 @@ class Rejected(EtlError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+class NotServed(Rejected):
+    """The exchange does not answer about this contract any more (-1122); the archive may have it."""
 
 
 class NotPublished(EtlError):

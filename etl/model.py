@@ -9,6 +9,7 @@ from .errors import EtlError
 from .ranges import ALWAYS, TimeRange
 
 Source = Literal["rest", "archive"]
+SOURCES: tuple[Source, ...] = ("rest", "archive")
 ColumnType = Literal["time", "float", "int", "text"]
 
 
@@ -205,8 +206,7 @@ class Job:
     """Who may be asked, also for what the windows turn out not to bring."""
     windows: tuple[Window, ...]
     empty: tuple[TimeRange, ...] = ()
-    """Ranges that the sources in `empty_by` already answered with nothing, to be recorded as covered."""
-    empty_by: tuple[Source, ...] = ("rest",)
+    """Ranges that REST, or the archive where only it may be asked, already answered with nothing: to be recorded as covered."""
     life: TimeRange = ALWAYS
     """Absent bars are gaps only inside this."""
     loose: bool = False
@@ -215,6 +215,8 @@ class Job:
     """Since when the series is wanted (ms UTC); kept with the data, so that a later run knows of a lost beginning."""
     rest_from: int = 0
     """REST is known to have no bar before this (ms UTC)."""
+    silent: tuple[TimeRange, ...] = ()
+    """Where a listing names no file of the archive, and none is to come."""
     files: tuple[ArchiveFile, ...] = ()
     """Of settlements, of which REST is asked first: the archive's files for what it turns out not to have."""
 

@@ -18,12 +18,12 @@ from typing import Any, Self
 from . import execute, publication, registry
 from . import plan as planning
 from .config import Settings
-from .errors import BadAnswer, Cancelled, EtlError, LakeError, Refused, SeriesFailed, UsageError
+from .errors import BadAnswer, Cancelled, EtlError, LakeError, NotServed, Refused, SeriesFailed, UsageError
 from .lake import views
 from .lake.files import replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import BETWEEN_LIVES, Life, Symbols, alive, ended, in_text
-from .model import Coverage, Finding, Job, Partition, Receipt, Series
+from .model import SOURCES, Coverage, Finding, Job, Partition, Receipt, Series
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
 from .sources import Choice, Sources, is_over
@@ -134,7 +134,8 @@ class Pipeline:
         self._sources = Sources(settings, self._stop, source)
         self._contracts: dict[str, dict[str, Contract]] = {}
         self._stored_rows: dict[Partition, int] = {}
-        self._read: dict[Series, list[Coverage]] = {}
+        self._before: dict[Series, list[Stored]] = {}
+        self._over: dict[Series, int] = {}
         self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="ask")
         self._started = time.monotonic()
 
@@ -173,7 +174,7 @@ class Pipeline:
                 f"nothing to do: the lake at {root} holds no such series; etl backfill, or config/universe.toml, adds them"
             )
         if dry_run:
-            wants = self._probe(self._filed(self._wants(store, asked, lookback, outcome)), outcome)
+            wants = self._probe(self._filed(self._wants(store, asked, lookback, outcome), looks_back=lookback > 0), outcome)
             outcome.jobs = self._plan(wants, store)
             outcome.eta_s = self._eta(outcome.jobs)
             self._count(outcome)
@@ -183,7 +184,7 @@ class Pipeline:
             store.create(network)
             wants = self._wants(store, asked, lookback, outcome)
             try:
-                wants = self._filed(wants)
+                wants = self._filed(wants, looks_back=lookback > 0)
                 self._run(outcome, store, wants)
             except (Refused, Cancelled) as error:
                 outcome.stopped = error
@@ -234,7 +235,8 @@ class Pipeline:
         outcome.findings += receipt.findings
         if receipt.error is None:
             return
-        if isinstance(receipt.error, Cancelled) or (isinstance(receipt.error, Refused) and not _archived(outcome.jobs)):
+        alone = self._sources.choice == "archive" or not _archived(outcome.jobs)
+        if isinstance(receipt.error, Cancelled) or (isinstance(receipt.error, Refused) and alone):
             outcome.stopped = outcome.stopped or receipt.error
             self._stop.set()
         else:
@@ -257,8 +259,9 @@ class Pipeline:
             outcome.bytes_downloaded += stats.bytes_downloaded
 
     def _derive(self, outcome: Outcome, store: Store) -> None:
-        for market, info in self._sources.infos.items():
-            Symbols(store.root, market).update(info.symbols, self._lives(outcome, store, market))
+        for market in sorted({*self._sources.infos, *(job.series[0].market for job in outcome.jobs)}):
+            rules = self._sources.exchange_info(market).symbols
+            Symbols(store.root, market).update(rules, self._lives(outcome, store, market))
         views.write_catalog(store.root)
 
     def _record(self, outcome: Outcome, store: Store) -> None:
@@ -322,21 +325,28 @@ class Pipeline:
                 outcome.failed.append((series, error))
                 continue
             covered = union(c.span for file in files for c in file.coverage)
-            recent = TimeRange(max(0, (now - lookback) // MINUTE * MINUTE), MAX_TIME) if lookback else None
             contract = self._contract(store, series)
             sources = self._sources.of(series.market, listed=contract.listed)
-            if recent and "rest" in sources:  # what is published is read again only where it was published again
-                covered = subtract(covered, [recent])
+            entries = [entry for file in files for entry in file.coverage]
+            holes = tuple(hole for file in files for hole in file.holes)
+            denied = {by: intersection(holes, (entry.span for entry in entries if entry.source == by)) for by in SOURCES}
+            again: tuple[TimeRange, ...] = ()
+            if lookback and "rest" in sources:
+                recent = TimeRange(max(0, (now - lookback) // MINUTE * MINUTE), MAX_TIME)
+                # What a file of the archive brought is read again where it was published again, and not over REST.
+                final = (entry.span for entry in entries if entry.sha256 and series.interval and "archive" in sources)
+                again = intersection(covered, subtract([recent], final))
+            covered = subtract(covered, [*again, *(hole for by in sources for hole in subtract(holes, denied[by]))])
             if not contract.listed:  # the exchange has forgotten it and answers no question about it
                 span = TimeRange(min(span.start, contract.ends), min(span.end, contract.ends))
             self._stored_rows |= {file.partition: file.rows for file in files}
             first_row = min((file.first for file in files if file.first is not None), default=None)
-            holes = tuple(hole for file in files for hole in file.holes)
             wanted = min(span.start, _wanted_since(files)) if files else span.start
-            want = Want(series, span, covered, first_row, contract.ends, holes, wanted=wanted, sources=sources)
-            wants[series] = want
-            if lookback and "archive" in sources:
-                self._read[series] = [entry for file in files for entry in file.coverage if entry.sha256]
+            want = Want(series, span, covered, first_row, contract.ends, wanted=wanted, sources=sources)
+            wants[series] = replace(
+                want, rest_only=union([*again, *denied["archive"]]), archive_only=subtract(denied["rest"], again)
+            )
+            self._before[series] = files
         return sorted(wants.values(), key=lambda want: (want.series.market, want.series.dataset))
 
     def _contract(self, store: Store, series: Series) -> Contract:
@@ -358,8 +368,8 @@ class Pipeline:
         ends = contract.ends if contract.ends < MAX_TIME and contract.listed else None
         return Listing(contract.onboard, ends, self._trading_since(series))
 
-    def _filed(self, wants: Sequence[Want]) -> list[Want]:
-        """The wants with what the archive has for them, where that can be worth a listing."""
+    def _filed(self, wants: Sequence[Want], *, looks_back: bool) -> list[Want]:
+        """The wants with what the archive has for them, where that can be worth a listing, or was published again."""
 
         def helps(want: Want) -> bool:
             market = want.series.market
@@ -367,10 +377,11 @@ class Pipeline:
 
         def file(want: Want) -> Want:
             found = self._files(want) if helps(want) else want
-            entries = self._read.get(want.series)
-            return replace(found, reread=self._sources.republished(want.series, entries)) if entries else found
+            read = [entry for file in self._before[want.series] for entry in file.coverage if entry.sha256]
+            again = looks_back and read and "archive" in want.sources
+            return replace(found, reread=self._sources.republished(want.series, read)) if again else found
 
-        futures = [self._threads.submit(file, want) if helps(want) or want.series in self._read else None for want in wants]
+        futures = [self._threads.submit(file, want) if helps(want) or looks_back else None for want in wants]
         try:
             return [future.result() if future else want for want, future in zip(wants, futures, strict=True)]
         finally:
@@ -379,15 +390,15 @@ class Pipeline:
                     waiting.cancel()
 
     def _files(self, want: Want) -> Want:
-        missing, now = want.missing, self._sources.now(want.series.market)
+        missing, now = subtract(want.missing, want.rest_only), self._sources.now(want.series.market)
         span = TimeRange(missing[0].start, missing[-1].end)
         if "rest" in want.sources and span.end - span.start <= FEW_DAYS:
             return replace(want, files=tuple(publication.expected(want.series, span, now)))
         files, listed = self._sources.files(want.series, span)
-        silent = now - publication.LATEST - publication.DAILY_DUE if listed or "rest" not in want.sources else 0
-        want = replace(want, files=files, silent_before=max(0, silent))
+        told = [span.intersect(TimeRange(0, publication.silent_before(want.series, now)))] if listed else []
+        want = replace(want, files=files, silent=subtract(told, [file.span for file in files]))
         if "rest" not in want.sources and is_over(files, now):
-            ends = min(want.ends, max(file.span.end for file in files))
+            ends = self._over[want.series] = min(want.ends, max(file.span.end for file in files))
             want = replace(want, ends=ends, span=TimeRange(min(want.span.start, ends), min(want.span.end, ends)))
         return want
 
@@ -441,23 +452,13 @@ class Pipeline:
     def _probe(self, wants: Sequence[Want], outcome: Outcome) -> list[Want]:
         """Ask for the first bar of every series of which nothing is known before what is missing; a failed one fails alone."""
         answers = (1,) if outcome.dry_run else ()  # a plan may err; a run must not take one empty answer for the truth
-
-        def probe(want: Want) -> Want:
-            first = self._sources.rest.first_bar(want.series, want.missing[0].start, *answers)
-            if not want.files and (first is None or (want.first_row is not None and first > want.first_row)):
-                self._doubt(want, first)
-            return replace(want, first_bar=first, probed=True)
-
         wants = [replace(want, first_bar=want.missing[0].start) if self._has_begun(want) else want for want in wants]
         probed: list[Want] = []
-        futures = [self._threads.submit(probe, want) if want.needs_probe else None for want in wants]
+        futures = [self._threads.submit(self._begin, want, *answers) if want.needs_probe else None for want in wants]
         for want, future in zip(wants, futures, strict=True):
             try:
                 probed.append(future.result() if future else want)
-            except Refused as error:
-                self._sources.refused(want.series.market, error)
-                probed.append(self._files(replace(want, sources=("archive",))))
-            except Cancelled:
+            except (Refused, Cancelled):
                 for waiting in futures:
                     if waiting:
                         waiting.cancel()
@@ -465,6 +466,20 @@ class Pipeline:
             except EtlError as error:
                 outcome.failed.append((want.series, error))
         return probed
+
+    def _begin(self, want: Want, *answers: int) -> Want:
+        """The want with its first bar; with the archive alone where REST does not tell."""
+        try:
+            first = self._sources.rest.first_bar(want.series, want.missing[0].start, *answers)
+        except (Refused, NotServed) as error:
+            if isinstance(error, Refused):
+                self._sources.refused(want.series.market, error)
+            if "archive" not in want.sources:
+                raise
+            return self._files(replace(want, sources=("archive",)))
+        if not want.files and (first is None or (want.first_row is not None and first > want.first_row)):
+            self._doubt(want, first)
+        return replace(want, first_bar=first, probed=True)
 
     def _has_begun(self, want: Want) -> bool:
         """Whether it is known without a probe that the bars of a series began before what is missing.
@@ -535,12 +550,12 @@ class Pipeline:
             refusal = self._sources.refusals.get(want.series.market)
             unfinished = want.series in failed or outcome.stopped is not None or refusal is not None
             try:
-                files = store.files(want.series) if unfinished or want.series in worked else []
+                files = store.files(want.series) if unfinished or want.series in worked else self._before[want.series]
             except LakeError as error:
                 outcome.failed.append((want.series, error))
                 continue
             entries = [entry for file in files for entry in file.coverage]
-            holes = [hole for file in files for hole in file.holes] if files else want.holes
+            holes = [hole for file in files for hole in file.holes]
             outcome.gaps += _gaps(want.series, intersection(holes, [want.span]), entries)
             lost = subtract([want.span], (entry.span for entry in entries)) if unfinished else ()
             outcome.gaps += [Gap(want.series, span, "lost") for span in lost]
@@ -561,11 +576,12 @@ class Pipeline:
                     finest[series.symbol] = series
         beginning = registry.market(market).first_time
         return {
-            symbol: _lives(
-                series, store.files(series), beginning, min(self._contract(store, series).ends, self._sources.now(market))
-            )
+            symbol: _lives(series, store.files(series), beginning, min(self._ends(store, series), self._sources.now(market)))
             for symbol, series in sorted(finest.items())
         }
+
+    def _ends(self, store: Store, series: Series) -> int:
+        return min(self._contract(store, series).ends, self._over.get(series, MAX_TIME))
 
 
 def _step(series: Series) -> int:

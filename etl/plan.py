@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 
 from . import publication, registry
 from .model import ArchiveFile, Endpoint, Job, PageTier, Partition, Series, Source, Window
-from .ranges import DAY, HOUR, MAX_TIME, MINUTE, SECOND, Interval, TimeRange, intersection, months, subtract
+from .ranges import DAY, HOUR, MAX_TIME, MINUTE, SECOND, Interval, TimeRange, intersection, months, subtract, union
 
 # Few pages in all: latency is the brake, take the largest page. That is so while the whole plan costs at most this share of one
 # minute's weight; beyond it weight is the brake, and the thriftiest page brings the most rows (binance-facts 11).
@@ -50,8 +50,6 @@ class Want:
     """The first row that is stored."""
     ends: int = MAX_TIME
     """When the contract was delivered or delisted."""
-    holes: tuple[TimeRange, ...] = ()
-    """Absent bars that the lake records."""
     first_bar: int | None = None
     """The first bar at or after the beginning of what is missing: the answer of a probe, or what needs none."""
     probed: bool = False
@@ -63,8 +61,12 @@ class Want:
     """What the archive has of the series, or should have; of files that overlap the plan takes the cheapest."""
     reread: tuple[ArchiveFile, ...] = ()
     """Files that were read, and published again since."""
-    silent_before: int = 0
-    """What the archive has no file for, and lies before this, it does not have. 0 where no listing was asked for."""
+    silent: tuple[TimeRange, ...] = ()
+    """Where a listing names no file, and none is to come."""
+    rest_only: tuple[TimeRange, ...] = ()
+    """What the archive is not asked for: the look-back of what came from REST, and what the archive answered without."""
+    archive_only: tuple[TimeRange, ...] = ()
+    """What REST is not asked for, because it answered without."""
 
     @property
     def missing(self) -> tuple[TimeRange, ...]:
@@ -85,23 +87,21 @@ class Want:
     def empty(self) -> tuple[TimeRange, ...]:
         """The missing ranges that were answered with nothing: those before the first bar that a probe found, outside of files.
 
-        Where only the archive may be asked: those without a file.
+        Where only the archive may be asked: those where it is silent.
         """
+        left_to_archive = intersection(self.missing, self.archive_only if "rest" in self.sources else self.missing)
         unfiled = subtract(self.missing, [file.span for file in self.files])
-        if "rest" not in self.sources:
-            return intersection(unfiled, [TimeRange(0, self.silent_before)])
-        return intersection(unfiled, [TimeRange(0, self.rest_from)])
-
-    @property
-    def empty_by(self) -> tuple[Source, ...]:
-        """Who answered `empty`."""
-        return tuple(source for source in self.sources if source == "rest" or self.silent_before)
+        return union([*intersection(left_to_archive, self.silent), *intersection(unfiled, [TimeRange(0, self.rest_from)])])
 
     @property
     def rest_from(self) -> int:
         """REST has nothing before this, as far as a probe has shown."""
         known = (time for time in (self.first_row, self.first_bar) if time is not None)
         return min(known, default=MAX_TIME) if self.probed else 0
+
+    def in_reach(self, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
+        """The parts of the spans that REST can be asked for."""
+        return subtract(spans, [TimeRange(0, self.rest_from), *self.archive_only]) if "rest" in self.sources else ()
 
     @property
     def life(self) -> TimeRange:
@@ -196,11 +196,10 @@ def _pieces(want: Want, endpoint: Endpoint, partitions: Partitions, minute_weigh
     price = _Price(want, endpoint, minute_weight)
     for partition in partitions(want.series, _hull([*want.missing, *(file.span for file in want.reread)])):
         inside = intersection(ask, [partition.period])
-        windows = [window for span in inside for window in _files(want, price, span)]
+        windows = [window for span in subtract(inside, want.rest_only) for window in _files(want, price, span)]
         again = [archive_window(want.series, file, partition.period) for file in want.reread]
         windows += [window for window in again if window.span]
-        left = subtract(inside, [TimeRange(0, want.rest_from), *(window.span for window in windows)])
-        left = left if "rest" in want.sources else ()
+        left = subtract(want.in_reach(inside), [window.span for window in windows])
         yield _Piece(partition, _whole(windows), [span for span in left if _grid(want.series).count(span)])
 
 
@@ -218,14 +217,11 @@ class _Price:
 
     def rest(self, spans: Iterable[TimeRange]) -> float:
         """Over REST, in the thriftiest pages; a part of a page costs its part, because the rest of it serves the neighbours."""
-        there = MAX_TIME if "rest" not in self.want.sources else self.want.rest_from
-        out_of_reach, rows = (
-            sum(_grid(self.want.series).count(span) for span in subtract(spans, [other]))
-            for other in (TimeRange(there, MAX_TIME), TimeRange(0, there))
-        )
+        spans = tuple(spans)
+        rows, asked = (sum(_grid(self.want.series).count(span) for span in some) for some in (self.want.in_reach(spans), spans))
         tier = _thriftiest(self.endpoint)
         weight_s = tier.weight * MINUTE / SECOND / max(self.minute_weight, 1e-9)
-        return out_of_reach * UNREACHABLE_S + rows / tier.limit * (weight_s + TRIP_S)
+        return (asked - rows) * UNREACHABLE_S + rows / tier.limit * (weight_s + TRIP_S)
 
     def files(self, windows: Iterable[Window]) -> float:
         """From the archive."""
@@ -280,9 +276,7 @@ def _bars(want: Want, pieces: Sequence[_Piece], endpoint: Endpoint, tier: PageTi
 
 def _job(want: Want, places: tuple[Partition, ...], windows: tuple[Window, ...], empty: tuple[TimeRange, ...] = ()) -> Job:
     rest_from = want.rest_from if "rest" in want.sources else 0
-    return Job(
-        (want.series,), places, want.sources, windows, empty, want.empty_by, want.life, want.loose, want.wanted, rest_from
-    )
+    return Job((want.series,), places, want.sources, windows, empty, want.life, want.loose, want.wanted, rest_from, want.silent)
 
 
 def _asks(want: Want, endpoint: Endpoint, tier: PageTier, span: TimeRange) -> Iterator[Window]:
@@ -336,8 +330,11 @@ def pages(series: Series, window: Window) -> Iterator[Window]:
         yield Window(TimeRange(start, end), len(page), 1, endpoint.weight(len(page)), len(page))
 
 
-def next_windows(job: Job, lacking: Sequence[TimeRange], tried: Collection[str], now: int) -> tuple[Window, ...]:
-    """Who is asked next for what the answers lack. For bars: the archive's files of days, then REST, where it is allowed.
+def next_windows(
+    job: Job, lacking: Sequence[TimeRange], denied: Sequence[TimeRange], tried: Collection[str], now: int
+) -> tuple[Window, ...]:
+    """Who is asked next for what the answers lack. For bars: the archive's files of days, or of whole months, that were not
+    `tried`; then REST, where it was not asked yet (`denied`).
 
     For settlements, of which REST is asked first: those of the job's files that begin in what is lacking.
     """
@@ -345,10 +342,10 @@ def next_windows(job: Job, lacking: Sequence[TimeRange], tried: Collection[str],
     if series.interval is None:
         files = [file for file in job.files if file.key not in tried]
         return tuple(archive_window(series, file, span) for file in files for span in intersection(lacking, [file.span]))
-    wanted = {file.key: file for span in lacking for file in publication.daily_files(series, span)}
-    days = [file for key, file in wanted.items() if key not in tried and publication.due(file, now)]
-    windows = [archive_window(series, file, span) for file in days for span in intersection(lacking, [file.span])]
-    left = subtract(lacking, [TimeRange(0, job.rest_from), *(window.span for window in windows)])
+    names = {file.key: file for span in subtract(lacking, job.silent) for file in _finest(series, span, tried)}
+    files = [file for key, file in names.items() if key not in tried and publication.due(file, now)]
+    windows = [archive_window(series, file, span) for file in files for span in intersection(lacking, [file.span])]
+    left = subtract(lacking, [TimeRange(0, job.rest_from), *denied, *(window.span for window in windows)])
     left = left if "rest" in job.sources else ()
     endpoint = registry.dataset(series.dataset).endpoints[series.market]
     return (
@@ -357,11 +354,21 @@ def next_windows(job: Job, lacking: Sequence[TimeRange], tried: Collection[str],
     )
 
 
+def _finest(series: Series, span: TimeRange, tried: Collection[str]) -> Iterator[ArchiveFile]:
+    """The smallest files that hold `span`, whether or not the archive has them: of a whole month its own, if untried."""
+    for _, month in months(span):
+        whole = publication.file_of(series, "monthly", month.start)
+        if whole.key not in tried and (month == span.intersect(month) or not publication.has_daily(series)):
+            yield whole
+        else:
+            yield from publication.daily_files(series, span.intersect(month))
+
+
 def listing_helps(want: Want, minute_weight: float, now: int) -> bool:
     """Whether to ask what the archive has: where only it may be asked, where it would be the cheaper source, and where history
     may reach back to a contract that REST does not know.
     """
-    missing = want.missing
+    missing = subtract(want.missing, want.rest_only)
     if "archive" not in want.sources or not missing:
         return False
     span = _hull(missing)
@@ -396,7 +403,9 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
         if want.series not in shared:
             windows = tuple(_settlement_window(want, endpoint, piece) for piece in want.missing)
             places = tuple(partitions(want.series, _hull(want.missing)))
-            jobs.append(Job((want.series,), places, want.sources, windows, wanted=want.wanted, files=want.files))
+            jobs.append(
+                Job((want.series,), places, want.sources, windows, wanted=want.wanted, files=want.files, silent=want.silent)
+            )
     return jobs
 
 

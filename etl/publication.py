@@ -73,6 +73,12 @@ def overdue(span: TimeRange, now: int) -> bool:
     return now >= span.end + DAILY_DUE + LATEST
 
 
+def silent_before(series: Series, now: int) -> int:
+    """What no file holds of the time before this, none ever will."""
+    at = now - DAILY_DUE - LATEST
+    return file_of(series, "daily" if has_daily(series) else "monthly", at).span.start
+
+
 def expected(series: Series, span: TimeRange, now: int) -> Iterator[ArchiveFile]:
     """The files that should hold `span` when no listing says which there are: monthly ones, and the days since."""
     since = span.start

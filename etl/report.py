@@ -51,7 +51,7 @@ def plan_json(jobs: Sequence[Job], eta_s: float, prepared: tuple[int, int] = (0,
 def _asked(job: Job) -> Sequence[Source]:
     """Who is asked; a job that only records what is known already has one line all the same."""
     sources = {window.source for window in job.windows}
-    return sorted(sources) or job.empty_by[:1]
+    return sorted(sources) or job.sources[:1]
 
 
 def _line(job: Job, source: Source) -> Json:

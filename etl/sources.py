@@ -134,15 +134,14 @@ class Sources:
         return max(self._now.values(), default=0)
 
     def folders(self, market: str, dataset: str) -> tuple[str, ...]:
-        """The symbols (or pairs) of which the archive has the dataset; none where it may not be asked or cannot answer."""
+        """The symbols (or pairs) of which the archive has the dataset; none where it may not be asked.
+
+        A listing that fails is an error: without it nobody knows of the symbols that the exchange has forgotten.
+        """
         if not self.asks_archive(market):
             return ()
         if (market, dataset) not in self._folders:
-            try:
-                self._folders[market, dataset] = self.archive.symbols(market, dataset)
-            except EtlError as error:
-                self._listing_failed(error)
-                self._folders[market, dataset] = ()
+            self._folders[market, dataset] = self.archive.symbols(market, dataset)
         return self._folders[market, dataset]
 
     def files(self, series: Series, span: TimeRange) -> tuple[tuple[ArchiveFile, ...], bool]:

@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from . import coverage, publication, registry
 from . import plan as planning
-from .errors import BadAnswer, Cancelled, EtlError, NotPublished, Refused
+from .errors import BadAnswer, Cancelled, EtlError, NotPublished, NotServed, Refused
+from .grid import Times
 from .lake.store import Store
 from .model import ArchiveFile, Coverage, Finding, Job, Partition, Receipt, Series, Source, Window
-from .ranges import DAY, TimeRange, intersection, iso, subtract, union
+from .ranges import DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
 from .schema import times as times_of
 from .transform import normalize, quality
 
@@ -91,6 +92,20 @@ class _Found:
         answered = [answer.span for group in self.groups if group.source == source for answer in group.answers]
         return union([*answered, *(window.span for window, _ in self.failures if window.source == source)])
 
+    def nothing(self, source: Source, spans: Sequence[TimeRange], today: int) -> None:
+        """The source is known to have nothing there."""
+        if spans:
+            self.groups.append(_Group(source, [Coverage(span, source, today) for span in spans]))
+
+    def unanswered(self, lacking: Sequence[TimeRange]) -> None:
+        """What REST failed to answer stays so, where the archive did not bring it."""
+        failed = [
+            window.span for window, error in self.failures if window.source == "rest" and not isinstance(error, NotServed)
+        ]
+        for group in self.groups:
+            cut = intersection(lacking, failed)
+            group.answers = [replace(answer, span=span) for answer in group.answers for span in subtract([answer.span], cut)]
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -113,19 +128,26 @@ class Worker:
         first = job.series[0]
         now = self.now(first.market)
         today = now - now % DAY
-        found = _Found([
-            _Group(source, [Coverage(span, source, today) for span in job.empty]) for source in job.empty_by if job.empty
-        ])  # fmt: skip
+        found = _Found()
+        found.nothing("rest", job.empty if "rest" in job.sources else (), today)
+        found.nothing("archive", intersection(job.empty, job.silent), today)
         windows: Iterable[Window] = job.windows
         lacking: tuple[TimeRange, ...] | None = None
+        rounds: list[tuple[list[_Group], tuple[TimeRange, ...]]] = []
         while windows:
+            known = len(found.groups)
             self._round(job, [page for window in windows for page in planning.pages(first, window)], lacking, found)
             if "archive" not in job.sources or any(isinstance(error, Cancelled) for _, error in found.failures):
                 break
             lacking = _lacking(job, found)
-            windows = planning.next_windows(job, lacking, found.tried, now)
-            if not windows and (known := intersection(lacking, [TimeRange(0, job.rest_from)])):
-                found.groups.append(_Group("rest", [Coverage(span, "rest", today) for span in known]))
+            rounds.append((found.groups[known:], lacking))
+            windows = planning.next_windows(job, lacking, found.spans("rest"), found.tried, now)
+            if not windows:
+                found.nothing("rest", intersection(lacking, [TimeRange(0, job.rest_from)]), today)
+                found.nothing("archive", intersection(lacking, job.silent), today)
+        if first.interval and rounds:
+            found.findings += _incomplete(first, rounds)
+            found.unanswered(rounds[-1][1])
         return self._store(job, found)
 
     # Asking
@@ -171,8 +193,13 @@ class Worker:
         return answer, {first: [normalize.inside(first, rows, [window.span])]}, findings
 
     def _failed(self, job: Job, window: Window, error: EtlError, groups: dict[Source, _Group], found: _Found) -> None:
-        """A file that is not there is an answer, if it is too old to come and no listing named it."""
+        """A file that is not there is an answer, if it is too old to come and no listing named it; so is the refusal to tell
+        of a contract what lies behind its end.
+        """
         now = self.now(job.series[0].market)
+        if isinstance(error, NotServed) and window.file is None and not window.rows:
+            groups["rest"].answers.append(Coverage(window.span, "rest", now - now % DAY))
+            return
         if isinstance(error, NotPublished) and window.file is not None and not window.file.listed:
             if publication.overdue(window.span, now):
                 groups["archive"].answers.append(Coverage(window.span, "archive", now - now % DAY))
@@ -283,14 +310,14 @@ class Worker:
             gave = [*subtract(absent, still), *_moments(series, more.changed)]
             if series.interval is None and one.source == "rest":  # also where they only replaced rows of the archive
                 gave = [*subtract(spans, _nothing(series, rows, spans))]
-            entries = coverage.after(entries, answers, gave=gave, still=still)
+            entries = coverage.after(entries, coverage.joined(answers), gave=gave, still=still)
             merged = normalize.Merged(more.rows, merged.new + more.new, (*merged.changed, *more.changed))
         entries = coverage.joined(entries)
         covered = union(entry.span for entry in entries)
         life = job.life.intersect(partition.period)
         holes = quality.absent(series, times_of(series.dataset, merged.rows), intersection(covered, [life]))
         if job.loose:
-            holes = tuple(hole for hole in holes if hole.start > job.life.start and hole.end < job.life.end)
+            holes = _between(holes, times_of(series.dataset, merged.rows), job.life, partition.period)
         failed = subtract(intersection([*lost, *(before.lost if before else ())], [partition.period]), covered)
         known = (before.coverage, before.holes, before.lost) if before else None
         if not merged.new and not merged.changed and known == (entries, holes, failed):
@@ -336,16 +363,34 @@ def _lacking(job: Job, found: _Found) -> tuple[TimeRange, ...]:
     series = job.series[0]
     times = normalize.moments(series, (table for group in found.groups for table in group.tables.get(series, ())))
     if series.interval is None:
-        # REST knows the settlements of the present contract only: what lies before the first one.
-        first = int(times[0]) if len(times) else None
-        return tuple(TimeRange(span.start, min(span.end, first or span.end)) for span in found.spans("rest"))
-    asked = intersection(subtract(found.spans("archive"), found.spans("rest")), [job.life])
+        return quality.unsettled(times, found.spans("rest"))  # of a re-used ticker REST knows the present contract only
+    asked = intersection(union([*found.spans("archive"), *found.spans("rest")]), [job.life])
     runs = quality.absent(series, times, asked)
     if job.loose and len(times):
         first, last = int(times[0]), int(times[-1])
-        edges = [TimeRange(0, first)] * (job.life.start in asked[0]) if asked else []
-        runs = subtract(runs, [*edges, *([TimeRange(last, job.life.end)] if asked and asked[-1].end >= job.life.end else [])])
+        begins = bool(asked) and iso(asked[0].start)[:7] == iso(job.life.start)[:7]
+        ends = bool(asked) and asked[-1].end >= job.life.end
+        runs = subtract(runs, [TimeRange(0, first)] * begins + [TimeRange(last, job.life.end)] * ends)
     return tuple(runs)
+
+
+def _between(holes: Iterable[TimeRange], times: Times, life: TimeRange, period: TimeRange) -> tuple[TimeRange, ...]:
+    """The holes between rows, where a life that only files tell of begins or ends in the period."""
+    first, last = (int(times[0]), int(times[-1])) if len(times) else (MAX_TIME, -1)
+    begins, ends = life.start >= period.start, life.end <= period.end
+    return tuple(hole for hole in holes if not (begins and hole.end <= first) and not (ends and hole.start > last))
+
+
+def _incomplete(series: Series, rounds: Sequence[tuple[list[_Group], tuple[TimeRange, ...]]]) -> Iterator[Finding]:
+    """The files that lack bars which were found elsewhere; what nobody has is a gap and told as such."""
+    interval = registry.interval(series.interval or "")
+    for groups, lacking in rounds:
+        found = subtract(lacking, rounds[-1][1])
+        for answer in (answer for group in groups for answer in group.answers if answer.key):
+            if spans := intersection(found, [answer.span]):
+                rows = sum(interval.count(span) for span in spans)
+                message = f"{answer.key} lacks {rows} bars that are there elsewhere, the first of {iso(spans[0].start)}"
+                yield Finding(series, "incomplete", "warning", TimeRange(spans[0].start, spans[-1].end), rows, message)
 
 
 def _changes(series: Series, merged: normalize.Merged) -> list[Finding]:

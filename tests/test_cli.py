@@ -286,7 +286,7 @@ def test_the_universe_is_kept_up_to_date(etl, tmp_path):
 
 def test_some_series_failed_is_exit_3(etl, exchange):
     exchange.faults = Faults([{"action": "object_instead_of_list", "symbol": "ETHUSDT", "path": "klines"}])
-    finished = etl(*BACKFILL, "--symbols", "ETHUSDT", "--json", check=3)
+    finished = etl(*BACKFILL, "--symbols", "ETHUSDT", "--source", "rest", "--json", check=3)
     document = json.loads(finished.stdout)
     assert [failure["symbol"] for failure in document["failed"]] == ["ETHUSDT"]
     assert document["error"]["type"] == "SeriesFailed"

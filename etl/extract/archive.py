@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -55,8 +56,8 @@ class ArchiveSource:
     Files lie below `archive_url`, listings come from `index_url`. What is `Transient` is asked again, at most `attempts` times
     in all and for `patience` seconds of trying. `max_zip` caps a zip, in bytes.
 
-    Every question raises Transient (after the last attempt; after three questions in a row at once and without asking), Refused
-    (403, 418 or 451; from then on at once), Rejected, BadAnswer and Cancelled (`stop` was set).
+    Every question raises Transient (after the last attempt; after three in a row to one host at once and without asking),
+    Refused (403, 418 or 451; from then on at once), Rejected, BadAnswer and Cancelled (`stop` was set).
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class ArchiveSource:
         self._max_zip = max_zip
         self._lock = threading.Lock()
         self._date: int | None = None
-        self._given_up = 0
+        self._given_up: Counter[str] = Counter()
         self._refused: Refused | None = None
 
     # ---- questions
@@ -89,7 +90,11 @@ class ArchiveSource:
     def now(self) -> int:
         """The archive's clock in ms UTC: the latest Date header of its answers; the local clock plays no part."""
         if self._date is None:
-            self._page("data/", "")
+            try:
+                self._page("data/", "")
+            except (Transient, BadAnswer, Rejected):
+                if self._date is None:
+                    raise
         if self._date is None:
             raise BadAnswer(
                 "the archive's answers carry no Date header: nothing tells which bars are closed; use --source rest"
@@ -218,12 +223,16 @@ class ArchiveSource:
 
     def _page(self, folder: str, marker: str) -> bulk.Page:
         params = {"prefix": folder, "delimiter": "/", "marker": marker or None}
-        return self._ask(Download(self._index_url, _MAX_LISTING), params, lambda answer: bulk.listing(answer.body))
+        try:
+            return self._ask(Download(self._index_url, _MAX_LISTING), params, lambda answer: bulk.listing(answer.body))
+        except (Transient, BadAnswer) as error:
+            raise type(error)(f"the archive's listing of {folder} failed: {error}") from error
 
     # ---- asking
 
     def _ask(self, file: Download, params: Params | None, decode: Callable[[Answer], _T]) -> _T:
-        if self._given_up >= _ENOUGH:
+        host = self._index_url if params else self._archive_url
+        if self._given_up[host] >= _ENOUGH:
             raise Transient(f"GET {file.url}: not asked, as the archive failed {_ENOUGH} times in a row; run again later")
 
         def attempt(effort: Effort) -> _T:
@@ -237,8 +246,8 @@ class ArchiveSource:
             raise
         finally:
             with self._lock:
-                if self._given_up < _ENOUGH:  # a row that is long enough stands
-                    self._given_up = self._given_up + 1 if failed else 0
+                if self._given_up[host] < _ENOUGH:  # a row that is long enough stands
+                    self._given_up[host] = self._given_up[host] + 1 if failed else 0
 
     def _attempt(self, file: Download, params: Params | None, decode: Callable[[Answer], _T], effort: Effort) -> _T:
         self._persist.go_on()
@@ -269,6 +278,9 @@ class ArchiveSource:
         if isinstance(error, Throttled):  # there is no pool that could wait for it
             raise Transient(str(error), error.wait)
         if isinstance(error, Refused):
+            error = Refused(
+                f"GET {answer.url}: HTTP {answer.status}: the archive refuses this host; use --source rest", error.until
+            )
             self._refused = error
         if error:
             raise error

@@ -33,8 +33,14 @@ MAX_RATIO = 200
 
 
 def table(zipped: bytes, name: str, dataset: str) -> pa.Table:
-    """The rows in the zip called `name`, in file order, with exactly `arrow_schema(dataset)`; nothing is sorted or left out."""
-    return rows(member(zipped, name), dataset)
+    """The rows in the zip called `name`, in file order, with exactly `arrow_schema(dataset)`; nothing is sorted or left out.
+
+    A file is published because there are rows: one without any is broken, BadAnswer.
+    """
+    found = rows(member(zipped, name), dataset)
+    if not len(found):
+        raise BadAnswer("a zip whose CSV holds no row")
+    return found
 
 
 # ---- zip

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Literal, Self, TypeVar
 
-from ..errors import BadAnswer, EtlError, Refused, Rejected, Transient, UsageError
+from ..errors import BadAnswer, EtlError, NotServed, Refused, Rejected, Transient, UsageError
 from ..model import ExchangeInfo, Market
 from ..ranges import MINUTE, SECOND, from_datetime, iso
 from . import wire
@@ -220,6 +220,8 @@ _SLACK = 20
 _LONGEST_WAIT = 3 * 86_400.0
 # Codes by which the exchange says that it is its own fault, whatever the status (binance-facts 4.4).
 _THEIR_FAULT = {-1001, -1006, -1007, -1008}
+# Bars of a contract that is over (binance-facts 4.4).
+_NOT_SERVED = -1122
 _TOO_MANY = -1003
 
 
@@ -288,7 +290,8 @@ def judge(answer: Answer, now: int | None) -> EtlError | None:
         return Throttled(f"{message}; the rate limit is used up", wait)
     if status == 408 or status >= 500 or said.code in _THEIR_FAULT:
         return Transient(message, wait)
-    return Rejected(message, status, said.code)
+    over = said.code == _NOT_SERVED
+    return NotServed(f"{message}; the archive may have it", status, said.code) if over else Rejected(message, status, said.code)
 
 
 def _refused(status: int, message: str, said: str, until: int | None) -> Refused | None:

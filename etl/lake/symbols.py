@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,12 +63,12 @@ class Symbols:
             contracts.setdefault(row["symbol"], []).append(row)
         return contracts
 
-    def merged(self, rules: Iterable[SymbolRules], lives: Mapping[str, Sequence[Life]]) -> dict[str, list[Row]]:
-        """The stored contracts with the present rules, and what is known of their lives, over them."""
+    def merged(self, rules: Sequence[SymbolRules], lives: Mapping[str, Sequence[Life]]) -> dict[str, list[Row]]:
+        """The stored contracts with the present rules, if anybody told them, and the lives that are known, over them."""
         contracts = {symbol: [dict(row) for row in rows] for symbol, rows in self.contracts().items()}
         for rows in contracts.values():
             for row in rows:
-                if row["status"] == "TRADING":
+                if rules and row["status"] == "TRADING":
                     row["status"] = None  # so it was; whether it still does, only the present rules can say
         for rule in rules:
             rows = contracts.setdefault(rule.symbol, [])
@@ -85,7 +85,7 @@ class Symbols:
                 row["last_time"] = None if row["status"] == "TRADING" else life.last
         return dict(sorted(contracts.items()))
 
-    def update(self, rules: Iterable[SymbolRules], lives: Mapping[str, Sequence[Life]]) -> bool:
+    def update(self, rules: Sequence[SymbolRules], lives: Mapping[str, Sequence[Life]]) -> bool:
         """Store what `merged` gives; whether that changed the file."""
         contracts = self.merged(rules, lives)
         if not contracts or contracts == self.contracts():

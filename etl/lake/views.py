@@ -61,12 +61,13 @@ _PARQUET = "SELECT $names FROM read_parquet($files, hive_partitioning = true, hi
 _JSON = "SELECT $names FROM read_json($files, format = 'newline_delimited', columns = $declared) AS r"
 _DECODED = {"interval": "CASE r.interval WHEN '1mo' THEN '1M' ELSE r.interval END AS \"interval\""}
 
-# What the ledger takes from elsewhere than coverage: the first row of a file of bars stands in its statistics; settlements have
-# no grid, so they are counted, and a series of them begins with the first one.
+# What the ledger takes from elsewhere than coverage: the first and the last row of a file of bars stand in its statistics;
+# settlements have no grid, so they are counted; a series of them begins with the first one, and ends a day after the last one.
 _LEDGER_OF = {
     True: {
         "settled": "",
-        "first": "SELECT m.file_name, min(epoch_ms(m.stats_min_value::TIMESTAMP)) AS first FROM parquet_metadata($files) AS m"
+        "first": "SELECT m.file_name, min(epoch_ms(m.stats_min_value::TIMESTAMP)) AS first,"
+        " max(epoch_ms(m.stats_max_value::TIMESTAMP)) + 1 AS past\n  FROM parquet_metadata($files) AS m"
         " WHERE m.path_in_schema = 'open_time' GROUP BY m.file_name",
         "first_of": "r.file_name = p.file_name",
         "rows": "c.expected - c.missing",
@@ -74,9 +75,9 @@ _LEDGER_OF = {
     },
     False: {
         "settled": "settled AS (\n  SELECT s.market, s.symbol, date_trunc('day', s.funding_time) AS cell, count(*) AS rows,"
-        " min(epoch_ms(date_trunc('minute', s.funding_time))) AS first\n"
+        " min(epoch_ms(date_trunc('minute', s.funding_time))) AS first, max(epoch_ms(s.funding_time)) + 86400000 AS past\n"
         "  FROM read_parquet($files, hive_partitioning = true, hive_types_autocast = false) AS s\n  GROUP BY ALL\n),\n",
-        "first": "SELECT s.market, s.symbol, min(s.first) AS first FROM settled AS s GROUP BY ALL",
+        "first": "SELECT s.market, s.symbol, min(s.first) AS first, max(s.past) AS past FROM settled AS s GROUP BY ALL",
         "first_of": "r.market = p.etl.market AND r.symbol = p.etl.symbol",
         "rows": "coalesce(k.rows, 0)",
         "counts": "\nLEFT JOIN settled AS k ON k.market = c.market AND k.symbol = c.symbol AND k.cell = c.cell",

@@ -1,11 +1,12 @@
 -- The part of `ledger` that tells of $dataset: one row a series and cell (a UTC day; a calendar month for intervals from 1d on),
 -- from the footers alone; the rows of funding, which has no grid, are counted.
---   life      covered time from the first row on; `expected` counts its bars, of which `missing` are holes
+--   life      covered time from the first row to the last one; `expected` counts its bars, of which `missing` are holes
 --   source    of the answer that covers most of the cell; checked_at is the day of the latest answer
 --   verdict   lost: a source failed, so that not all of the cell was answered. not_listed: all that was asked lies before the first
---             row, or in an absence of a week and more that every source confirmed, as between two contracts of one name.
---             missing, outage: bars are absent from what one, or every, source answered. partial: not all of the cell was asked,
---             or the series began in it. else complete.
+--             row, or behind the last one of a contract that is over, or in an absence of a week and more that every source
+--             confirmed, as between two contracts of one name; of settlements, a day for which every source answered with none.
+--             missing, outage: bars, or a day's settlements, are absent from what one, or every, source answered. partial: not
+--             all of the cell was asked, or the series began or ended in it. else complete.
 SELECT * FROM (
 WITH ${settled}footers AS (
   SELECT row_number() OVER () AS file, m.file_name, from_json(decode(m.value), '$footer') AS etl,
@@ -18,7 +19,8 @@ files AS (
     g.step IS NULL OR g.step BETWEEN 1 AND 86399999 AS daily,
     epoch_ms(p.period) AS low,
     epoch_ms(p.period + CASE length(p.name) WHEN 4 THEN INTERVAL 1 YEAR ELSE INTERVAL 1 MONTH END) AS high,
-    coalesce(least(r.first, p.etl.holes[1][1]), $never) AS begin
+    coalesce(least(r.first, p.etl.holes[1][1]), $never) AS begin,
+    coalesce(greatest(r.past, p.etl.holes[-1][2]), 0) AS finish
   FROM (
     SELECT f.*, try_cast(CASE length(f.name) WHEN 4 THEN f.name || '-01-01' ELSE f.name || '-01' END AS TIMESTAMP) AS period
     FROM footers AS f
@@ -28,7 +30,7 @@ files AS (
   WHERE p.period IS NOT NULL
 ),
 answers AS (
-  SELECT a.file, a.begin, a.c, greatest(a.c.start, a.low) AS start, least(a.c."end", a.high) AS stop
+  SELECT a.file, a.begin, a.finish, a.c, greatest(a.c.start, a.low) AS start, least(a.c."end", a.high) AS stop
   FROM (SELECT f.*, unnest(f.etl.coverage) AS c FROM files AS f) AS a
   WHERE greatest(a.c.start, a.low) < least(a.c."end", a.high)
 ),
@@ -38,7 +40,7 @@ holes AS (
   WHERE greatest(h.hole[1], h.low) < least(h.hole[2], h.high)
 ),
 spans AS (
-  SELECT i.file, any_value(i.begin) AS begin, min(i.start) AS start, max(i.stop) AS stop
+  SELECT i.file, any_value(i.begin) AS begin, any_value(i.finish) AS finish, min(i.start) AS start, max(i.stop) AS stop
   FROM (
     SELECT n.*, sum(n.fresh) OVER (PARTITION BY n.file ORDER BY n.start, n.stop) AS island
     FROM (
@@ -54,7 +56,8 @@ pieces AS (
   UNION ALL
   SELECT s.file, 'covered', s.start, s.stop, NULL FROM spans AS s
   UNION ALL
-  SELECT s.file, 'life', greatest(s.start, s.begin), s.stop, NULL FROM spans AS s WHERE s.begin < s.stop
+  SELECT s.file, 'life', greatest(s.start, s.begin), least(s.stop, s.finish), NULL
+  FROM spans AS s WHERE greatest(s.start, s.begin) < least(s.stop, s.finish)
   UNION ALL
   SELECT h.file, 'hole', h.start, h.stop, NULL FROM holes AS h
   UNION ALL
@@ -103,6 +106,8 @@ cells AS (
     sum(c.length) FILTER (c.kind = 'hole') AS hole,
     sum(c.length) FILTER (c.kind = 'rest') AS rest,
     sum(c.length) FILTER (c.kind = 'archive') AS archive,
+    coalesce(sum(c.length) FILTER (c.kind = 'answer' AND c.c.source = 'rest'), 0) AS by_rest,
+    coalesce(sum(c.length) FILTER (c.kind = 'answer' AND c.c.source = 'archive'), 0) AS by_archive,
     coalesce(sum(c.opens) FILTER (c.kind = 'between'), 0)::BIGINT AS between_lives
   FROM counted AS c
   GROUP BY c.market, c.symbol, c.interval, c.file, c.cell -- the names, so that a filter on them reaches down to the files
@@ -121,6 +126,8 @@ SELECT c.market, '$dataset' AS dataset, c.symbol, c.interval, c.cell::DATE AS da
   CASE
     WHEN c.lost > 0 THEN 'lost'
     WHEN c.life IS NULL OR (c.apart > 0 AND c.expected = 0) THEN 'not_listed'
+    WHEN c.step IS NULL AND c.covered = c.whole AND $rows = 0
+      THEN CASE WHEN c.life < c.whole OR least(c.by_rest, c.by_archive) = c.whole THEN 'not_listed' ELSE 'missing' END
     WHEN c.missing > 0 THEN CASE WHEN c.denied THEN 'outage' ELSE 'missing' END
     WHEN c.covered < c.whole OR CASE WHEN c.step IS NULL THEN c.life < c.covered ELSE c.expected < c.asked END THEN 'partial'
     ELSE 'complete'

@@ -1,0 +1,1064 @@
+"""Whole runs against the embedded exchange and its bulk archive: what ends in the lake, whom it names, what was asked."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+from urllib.parse import quote
+
+import pytest
+
+from etl import publication, report
+from etl.errors import Cancelled, Refused
+from etl.lake.query import connect
+from etl.lake.store import Store
+from etl.model import Series
+from etl.pipeline import Pipeline, Selection, Stop
+from etl.plan import closed_end
+from etl.ranges import DAY, HOUR, MINUTE, TimeRange, iso, parse_time
+from etl.sim.clock import Clock
+from etl.sim.faults import Faults
+from etl.sim.market import GeneratedWorld
+from etl.sim.server import Simulator
+
+from .exchange import pages, partitions, settings, stored, truth
+
+# A Sunday: the month of February is published on Monday, its days are all there.
+NOW = parse_time("2026-03-01T12:00:30")
+HOURS = Series("um", "klines", "BTCUSDT", "1h")
+MINUTES = Series("um", "klines", "BTCUSDT", "1m")
+RATES = Series("um", "funding", "BTCUSDT")
+JANUARY = ("2026-01-01", "2026-02-01")
+BLOCKED = {"action": "status", "path": "fapi", "status": 451, "body": "451"}
+
+
+@pytest.fixture(scope="module")
+def world():
+    return GeneratedWorld(seed=5, symbols=4)
+
+
+@contextmanager
+def serve(world, *defects, rules=(), now=NOW, **options):
+    """The exchange at `now`, with what is wrong with its archive (`defects`) and with its answers (`rules`)."""
+    clock = now if isinstance(now, Clock) else Clock(parse_time(now) if isinstance(now, str) else now, frozen=True)
+    with Simulator(world, clock=clock, faults=Faults(list(rules), archive=list(defects)), **options) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def many():
+    return GeneratedWorld(seed=5)
+
+
+@pytest.fixture
+def exchange(world):
+    with serve(world) as running:
+        yield running
+
+
+def change(exchange, *defects, rules=()):
+    """From now on this is wrong, and nothing else."""
+    exchange.faults = Faults(list(rules), archive=list(defects))
+    exchange.archive._defects = exchange.faults.defects
+
+
+class Hasty(Stop):
+    """Nobody stops, and nobody waits: what is asked again is asked again at once."""
+
+    def wait(self, timeout=None):
+        return self.is_set()
+
+
+def run(exchange, lake, *selections, command="backfill", source="auto", stop=None, **options):
+    chosen = {key: options.pop(key) for key in ("stored", "lookback", "dry_run") if key in options}
+    with Pipeline(settings(exchange, lake, **options), source=source, stop=stop or Hasty()) as pipeline:
+        return pipeline.sync(command, selections, **chosen)
+
+
+def update(exchange, lake, lookback=3 * DAY, **options):
+    return run(exchange, lake, command="update", stored=lambda _: True, lookback=lookback, **options)
+
+
+def select(datasets, symbols, intervals="1m", start=None, end=None, market="um"):
+    moment = [parse_time(time) if isinstance(time, str) else time for time in (start, end)]
+    return Selection(market, tuple(datasets.split()), tuple(symbols.split()), tuple(intervals.split()), *moment)
+
+
+def zips(exchange):
+    return [request.path.removeprefix("/") for request in exchange.requests if request.path.endswith(".zip")]
+
+
+def objects(exchange):
+    return [request.path for request in exchange.requests if request.path.startswith("/data/")]
+
+
+def rest(exchange):
+    return [request.path for request in exchange.requests if request.path.startswith(("/fapi", "/dapi", "/api", "/futures"))]
+
+
+def ledger(lake, where="true"):
+    with connect(lake) as connection:
+        return connection.sql(f"SELECT * FROM ledger WHERE {where} ORDER BY market, dataset, symbol, interval, day").fetchall()
+
+
+def told(lake, where="true", columns="day::VARCHAR, source, source_url, missing, verdict"):
+    with connect(lake) as connection:
+        return connection.sql(f"SELECT {columns} FROM ledger WHERE {where} ORDER BY dataset, symbol, interval, day").fetchall()
+
+
+def digest(exchange, key):
+    """The SHA-256 that the exchange states for an object, which is also that of the object."""
+    with urllib.request.urlopen(f"{exchange.url}/{quote(key)}.CHECKSUM") as answer:
+        stated = answer.read().split()[0].decode()
+    with urllib.request.urlopen(f"{exchange.url}/{quote(key)}") as answer:
+        assert hashlib.sha256(answer.read()).hexdigest() == stated
+    return stated
+
+
+def assert_true(exchange, lake, series, start, end, now=NOW):
+    """The lake holds exactly what the exchange has."""
+    start, end = (parse_time(time) if isinstance(time, str) else time for time in (start, end))
+    expected = truth(exchange, series, start, min(end, closed_end(series.interval, now)))
+    assert expected
+    assert stored(lake, series) == expected
+
+
+def assert_archived(exchange, lake, series, start, end):
+    """As `assert_true`, of settlements as the archive has them: without mark price and rate type."""
+    start, end = parse_time(start), parse_time(end)
+    expected = [(time, rate, None, None) for time, rate, _, kind in truth(exchange, series, start, end) if kind != "Special"]
+    assert expected
+    assert stored(lake, series) == expected
+
+
+def in_order(outcome):
+    assert [str(error) for _, error in outcome.failed] == []
+    assert outcome.exit_code == 0
+    return outcome
+
+
+# ---- 1. a monthly file that lacks a day
+
+
+def test_a_day_that_the_month_lacks_comes_from_its_own_file(world, tmp_path):
+    """Three months of 1m: every minute there, the repair is named (known tools lose 1,440 bars here and report success)."""
+    lake = tmp_path / "lake"
+    lacks = {"key": "monthly/.*BTCUSDT-1m-2025-12", "defect": "missing_day", "day": "2025-12-17"}
+    with serve(world, lacks) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", "BTCUSDT", "1m", "2025-11-01", "2026-02-01")))
+        assert outcome.gaps == []
+        assert_true(exchange, lake, MINUTES, "2025-11-01", "2026-02-01")
+        assert len(stored(lake, MINUTES)) == 92 * 1440
+        day = "data/futures/um/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2025-12-17.zip"
+        month = "data/futures/um/monthly/klines/BTCUSDT/1m/BTCUSDT-1m-2025-12.zip"
+        columns = "day::VARCHAR, source, source_url, sha256, rows, missing, verdict"
+        rows = told(lake, "day BETWEEN '2025-12-16' AND '2025-12-18'", columns)
+        sums = {key: digest(exchange, key) for key in (day, month)}
+        assert rows == [
+            ("2025-12-16", "archive", month, sums[month], 1440, 0, "complete"),
+            ("2025-12-17", "archive", day, sums[day], 1440, 0, "complete"),
+            ("2025-12-18", "archive", month, sums[month], 1440, 0, "complete"),
+        ]
+        assert pages(exchange) <= 1  # the first bar
+
+
+def test_a_day_that_neither_file_has_comes_from_rest(world, tmp_path):
+    lake = tmp_path / "lake"
+    lacks = {"key": "2025-12", "defect": "missing_day", "day": "2025-12-17"}
+    with serve(world, lacks) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", "BTCUSDT", "1m", "2025-12-01", "2026-01-01")))
+        assert_true(exchange, lake, MINUTES, "2025-12-01", "2026-01-01")
+        assert told(lake, "day = '2025-12-17'", "source, source_url, sha256, rows, verdict") == [
+            ("rest", "/fapi/v1/klines", None, 1440, "complete")
+        ]
+        assert outcome.gaps == []
+        assert "2025-12-17" in " ".join(finding.message for finding in outcome.findings if finding.check == "incomplete")
+
+
+def test_the_repair_of_a_month_is_told(world, tmp_path):
+    lacks = {"key": "monthly/.*2026-01", "defect": "missing_day", "day": "2026-01-17"}
+    with serve(world, lacks) as exchange:
+        outcome = in_order(run(exchange, tmp_path / "lake", select("klines", "BTCUSDT", "1h", *JANUARY)))
+        assert_true(exchange, tmp_path / "lake", HOURS, *JANUARY)
+        assert "2026-01-17" in " ".join(finding.message for finding in outcome.findings)
+
+
+# ---- 2. every defect
+
+DEFECTS = [
+    {"defect": "missing_day", "day": "2026-01-17"},
+    {"defect": "missing_rows", "start": "2026-01-17T03:00", "end": "2026-01-17T05:00"},
+    {"defect": "missing_rows", "start": "2026-01-01", "end": "2026-01-17T05:00"},
+    {"defect": "missing_rows", "start": "2026-01-17T05:00", "end": "2026-02-01"},
+    {"defect": "duplicate_rows", "rows": 50},
+    {"defect": "shuffled"},
+    {"defect": "foreign_rows", "rows": 30},
+    {"defect": "after_end"},
+    {"defect": "placeholder"},
+    *({"defect": "zero_style", "style": style} for style in ("0", "0.0", "0.00000000")),
+    {"defect": "unit", "unit": "us"},
+    {"defect": "header", "present": True},
+    {"defect": "header", "present": False},
+    {"defect": "crlf"},
+    {"defect": "bom"},
+    {"defect": "extra_column"},
+    {"defect": "empty_member"},
+    {"defect": "not_utf8"},
+    {"defect": "ragged"},
+    {"defect": "second_member"},
+    {"defect": "member_path"},
+    {"defect": "absolute_member"},
+    {"defect": "wrong_member_name"},
+    {"defect": "huge_member", "megabytes": 400, "honest": True},
+    {"defect": "huge_member", "megabytes": 400, "honest": False},
+    {"defect": "stored_method"},
+    {"defect": "encrypted"},
+    {"defect": "flipped_byte"},
+    {"defect": "truncated_zip", "keep": 0.5},
+    {"defect": "wrong_checksum"},
+    {"defect": "wrong_name"},
+    {"defect": "no_checksum"},
+    {"defect": "never"},
+    {"defect": "late", "days": 90},
+    {"defect": "unlisted"},
+    {"defect": "stale_listing", "until": "2025-12-15"},
+]
+# What is wrong with a file so that none of it can be used; that must be told.
+USELESS = {
+    "empty_member", "not_utf8", "ragged", "second_member", "member_path", "absolute_member", "wrong_member_name",
+    "huge_member", "encrypted", "flipped_byte", "truncated_zip", "wrong_checksum", "wrong_name", "no_checksum",
+}  # fmt: skip
+NAMES = [" ".join(map(str, defect.values())) for defect in DEFECTS]
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=NAMES)
+@pytest.mark.parametrize(
+    ("key", "interval", "start", "end"),
+    [("monthly/.*-1h-2026-01", "1h", *JANUARY), ("-1m-2026-01-17", "1m", "2026-01-16T09:00", "2026-01-19")],
+    ids=["month", "day"],
+)
+def test_a_defect_is_met_by_content(world, tmp_path, defect, key, interval, start, end):
+    lake, series = tmp_path / "lake", Series("um", "klines", "BTCUSDT", interval)
+    wanted = select("klines", "BTCUSDT", interval, start, end)
+    # At that time January is not published as a month.
+    now = parse_time("2026-02-01T12:00:30") if interval == "1m" else NOW
+    with serve(world, defect | {"key": key}, now=now) as exchange:
+        outcome = in_order(run(exchange, lake, wanted))
+        assert outcome.gaps == []
+        assert_true(exchange, lake, series, start, end)
+        assert {row[0] for row in told(lake, columns="verdict")} <= {"complete", "partial"}
+        said = [finding for finding in outcome.findings if finding.check in {"archive", "foreign"}]
+        empty = interval == "1m" and defect["defect"] == "missing_day"
+        assert bool(said) == (empty or defect["defect"] in USELESS | {"foreign_rows"})
+        if defect["defect"] in USELESS:
+            assert all("2026-01" in finding.message for finding in said)
+        before = partitions(lake)
+        exchange.reset()
+        again = run(exchange, lake, wanted)
+        assert (again.rows_written, again.partitions_written, pages(exchange), zips(exchange)) == (0, 0, 0, [])
+        assert partitions(lake) == before
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=NAMES)
+def test_a_defect_where_only_the_archive_may_be_asked(world, tmp_path, defect):
+    """Whatever cannot be had is told, and a later run without the defect completes it."""
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2025-12-01", "2026-02-10")
+    with serve(world, defect | {"key": "-1h-2026-01"}) as exchange:
+        outcome = run(exchange, lake, wanted, source="archive")
+        expected = truth(exchange, HOURS, parse_time("2025-12-01"), parse_time("2026-02-10"))
+        had = stored(lake, HOURS)
+        assert set(had) <= set(expected)
+        lost = set(expected) - set(had)
+        gaps = {(gap.span.start, gap.span.end, gap.verdict) for gap in outcome.gaps}
+        assert {row[0] for row in lost} == {time for start, end, _ in gaps for time in range(start, end, HOUR)}
+        if defect["defect"] in USELESS:
+            assert outcome.exit_code == 3
+            assert {series for series, _ in outcome.failed} == {HOURS}
+            assert all(error for _, error in outcome.failed)
+            assert {verdict for _, _, verdict in gaps} == {"lost"}
+            assert {row[4] for row in told(lake, "day BETWEEN '2026-01-02' AND '2026-01-30'")} == {"lost"}
+        else:
+            assert outcome.exit_code == 0
+            assert {verdict for _, _, verdict in gaps} <= {"missing"}
+        change(exchange)
+        if defect["defect"] in USELESS:
+            in_order(run(exchange, lake, wanted, source="archive"))
+            assert_true(exchange, lake, HOURS, "2025-12-01", "2026-02-10")
+            assert outcome.failed
+
+
+@pytest.mark.parametrize("defect", [*sorted(USELESS - {"huge_member"}), "never", "late"])
+def test_a_defect_of_a_settlement_file(world, tmp_path, defect):
+    lake, wanted = tmp_path / "lake", select("funding", "BTCUSDT", start="2025-12-01", end="2026-02-01")
+    spoilt = {"defect": defect, "key": "fundingRate-2026-01"} | ({"days": 90} if defect == "late" else {})
+    with serve(world, spoilt) as exchange:
+        outcome = run(exchange, lake, wanted, source="archive")
+        assert_archived(exchange, lake, RATES, "2025-12-01", "2026-01-01")
+        assert outcome.exit_code == (3 if defect in USELESS else 0)
+        change(exchange)
+        later = in_order(run(exchange, lake, wanted, source="archive"))
+        if defect in USELESS:
+            assert_archived(exchange, lake, RATES, "2025-12-01", "2026-02-01")
+        assert later.failed == []
+
+
+def test_a_checksum_that_is_wrong_at_first_heals(world, tmp_path):
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": "wrong_checksum", "key": "2026-01", "first": 1}) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        assert outcome.findings == []
+        assert_true(exchange, lake, HOURS, *JANUARY)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"action": "reset", "when": "before", "first": 2},
+        {"action": "reset", "when": "headers", "first": 2},
+        {"action": "reset", "when": "body", "first": 2},
+        {"action": "truncated_json", "first": 2},
+        {"action": "truncated_json", "first": 2, "length": "full"},
+        {"action": "truncated_json", "first": 2, "length": "none"},
+        {"action": "slow_drip", "bytes_per_second": 200_000},
+        {"action": "slow_drip", "bytes_per_second": 1000, "part": "headers"},
+        {"action": "stall", "seconds": 0.3, "when": "body"},
+        {"action": "timeout", "seconds": 0.3},
+        {"action": "status", "status": 503, "first": 3},
+        {"action": "status", "status": 503, "body": "html"},
+        {"action": "status", "status": 404, "first": 1},
+        {"action": "status", "status": 404},
+        {"action": "retry_after", "first": 1},
+        {"action": "empty_body", "first": 1},
+        {"action": "html_200"},
+        {"action": "endless", "first": 1},
+        {"action": "gzip_bomb", "first": 1},
+        {"action": "redirect"},
+    ],
+    ids=lambda rule: " ".join(map(str, rule.values())),
+)
+@pytest.mark.parametrize("of", [r"\.zip$", r"\.CHECKSUM$"], ids=["zip", "CHECKSUM"])
+def test_a_fault_of_a_download(world, tmp_path, rule, of):
+    lake = tmp_path / "lake"
+    with serve(world, rules=[rule | {"path": of}]) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2025-12-01", "2026-02-01")))
+        assert_true(exchange, lake, HOURS, "2025-12-01", "2026-02-01")
+
+
+def test_a_download_that_is_cut_off_goes_on_where_it_was(world, tmp_path):
+    lake = tmp_path / "lake"
+    with serve(world, rules=[{"action": "reset", "when": "body", "path": r"\.zip$", "first": 1}]) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        assert_true(exchange, lake, HOURS, *JANUARY)
+        assert [request.status for request in exchange.requests if request.path.endswith(".zip")] == [200, 206]
+        smooth = run(exchange, tmp_path / "other", select("klines", "BTCUSDT", "1h", *JANUARY), source="archive")
+        assert outcome.bytes_downloaded < smooth.bytes_downloaded + 2000
+
+
+@pytest.mark.parametrize("status", [403, 418, 451])
+def test_an_archive_that_refuses(world, tmp_path, status):
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", *JANUARY)
+    with serve(world, rules=[{"action": "status", "status": status, "path": r"\.(zip|CHECKSUM)$"}]) as exchange:
+        outcome = run(exchange, lake, wanted, source="archive")
+        assert outcome.exit_code == 4
+        assert len([request for request in exchange.requests if request.status == status]) == 1
+        in_order(run(exchange, lake, wanted))
+        assert_true(exchange, lake, HOURS, *JANUARY)
+
+
+# ---- 3. where the two disagree
+
+
+def test_where_they_disagree_a_row_stands_whole_and_the_ledger_says_whose(world, tmp_path):
+    lake, at = tmp_path / "lake", parse_time("2026-01-17T20:00")
+    flat = {"defect": "flat_bar", "key": "-1h-2026-01", "time": "2026-01-17T20:00"}
+    with serve(world, flat) as exchange:
+        true = truth(exchange, HOURS, parse_time(JANUARY[0]), parse_time(JANUARY[1]))
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY)))
+        rows = stored(lake, HOURS)
+        (index,) = [index for index, row in enumerate(rows) if row != true[index]]
+        opens = true[index][1]
+        assert rows[index] == (at, opens, opens, opens, opens, 0.0, at + HOUR - 1, 0.0, 0, 0.0, 0.0)
+        assert told(lake, "day = '2026-01-17'", "source, verdict") == [("archive", "complete")]
+        outcome = in_order(update(exchange, lake, lookback=NOW - parse_time("2026-01-17T12:00"), source="rest"))
+        changed = [finding for finding in outcome.findings if finding.check == "changed"]
+        assert [finding.times for finding in changed] == [(at,)]
+        assert_true(exchange, lake, HOURS, JANUARY[0], NOW)
+        with connect(lake) as connection:
+            assert connection.sql("SELECT DISTINCT source FROM ledger WHERE day = '2026-01-16'").fetchall() == [("archive",)]
+        before = partitions(lake)
+        quiet = in_order(update(exchange, lake, source="rest", lookback=NOW - parse_time("2026-01-17T12:00")))
+        assert (quiet.findings, quiet.rows_written, partitions(lake)) == ([], 0, before)
+        # And the archive does not take it back.
+        in_order(update(exchange, lake))
+        assert_true(exchange, lake, HOURS, JANUARY[0], NOW)
+
+
+# ---- 4. delisted and re-used
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_a_delisted_symbol_is_backfilled_whole(exchange, tmp_path, source):
+    lake = tmp_path / "lake"
+    outcome = in_order(run(exchange, lake, select("klines funding", "SRMUSDT", "1h"), source=source))
+    assert outcome.gaps == []
+    assert_true(exchange, lake, Series("um", "klines", "SRMUSDT", "1h"), "2021-01-01", NOW)
+    assert_archived(exchange, lake, Series("um", "funding", "SRMUSDT"), "2021-01-01", "2026-01-01")
+    bars = stored(lake, Series("um", "klines", "SRMUSDT", "1h"))
+    assert (iso(bars[0][0]), iso(bars[-1][0])) == ("2021-01-12T07:00:00Z", "2022-11-28T08:00:00Z")
+    with connect(lake) as connection:
+        rows = connection.sql("SELECT first_time::VARCHAR, last_time::VARCHAR FROM symbols WHERE symbol = 'SRMUSDT'").fetchall()
+        alive = [
+            connection.sql(f"SELECT count(*) FROM universe('{at}') WHERE symbol = 'SRMUSDT'").fetchall()[0][0]
+            for at in ("2021-01-12 06:00", "2021-01-13", "2022-11-28 08:00", "2022-11-30", "2025-01-01")
+        ]
+    assert rows == [("2021-01-12 07:00:00", "2022-11-28 08:00:00")]
+    assert alive == [0, 1, 1, 0, 0]
+    verdicts = set(told(lake, "dataset = 'klines'", "verdict"))
+    assert verdicts == {("complete",), ("partial",), ("not_listed",)}
+    assert told(lake, "dataset = 'klines' AND day >= '2022-11-27'", "rows, missing, verdict") == [
+        (24, 0, "complete"),
+        (9, 0, "partial"),
+        (0, 0, "not_listed"),
+        (0, 0, "not_listed"),
+    ]
+    exchange.reset()
+    before = partitions(lake)
+    again = run(exchange, lake, select("klines funding", "SRMUSDT", "1h"), source=source)
+    assert (again.exit_code, again.rows_written, zips(exchange), pages(exchange)) == (0, 0, [], 0)
+    assert partitions(lake) == before
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_a_re_used_ticker_has_two_lives(exchange, tmp_path, source):
+    lake = tmp_path / "lake"
+    bars, rates = Series("um", "klines", "LUNAUSDT", "1h"), Series("um", "funding", "LUNAUSDT")
+    outcome = in_order(run(exchange, lake, select("klines funding", "LUNAUSDT", "1h", None, "2023-01-01"), source=source))
+    # The archive alone cannot prove that nothing was there.
+    apart = TimeRange(parse_time("2022-05-13T01:00"), parse_time("2022-09-10T10:00"))
+    assert [(gap.span, gap.verdict) for gap in outcome.gaps] == ([] if source == "auto" else [(apart, "missing")])
+    assert_true(exchange, lake, bars, "2021-01-01", "2023-01-01")
+    settled = truth(exchange, rates, 0, parse_time("2023-01-01"))
+    first = [row for row in settled if row[0] < parse_time("2022-06-01")]
+    assert [row[:2] for row in stored(lake, rates)] == [row[:2] for row in settled]
+    assert first
+    assert len(settled) > len(first)
+    with connect(lake) as connection:
+        lives = connection.sql(
+            "SELECT first_time::VARCHAR, last_time::VARCHAR FROM symbols WHERE symbol = 'LUNAUSDT' ORDER BY 1"
+        ).fetchall()
+        alive = [
+            connection.sql(f"SELECT count(*) FROM universe('{at}') WHERE symbol = 'LUNAUSDT'").fetchall()[0][0]
+            for at in ("2021-03-03 05:00", "2021-06-01", "2022-05-12", "2022-07-01", "2022-09-12", "2022-12-01")
+        ]
+    assert lives == [("2021-03-03 07:00:00", "2022-05-13 00:00:00"), ("2022-09-10 10:00:00", None)]
+    assert alive == [0, 1, 1, 0, 1, 1]
+    between = told(lake, "dataset = 'klines' AND day BETWEEN '2022-05-14' AND '2022-09-09'", "verdict")
+    assert set(between) == {("not_listed" if source == "auto" else "missing",)}
+    assert len(between) == 119
+    edges = told(lake, "dataset = 'klines' AND day IN ('2022-05-13', '2022-09-10')", "day::VARCHAR, rows, missing, verdict")
+    if source == "auto":
+        assert edges == [("2022-05-13", 1, 0, "partial"), ("2022-09-10", 14, 0, "partial")]
+    before = partitions(lake)
+    exchange.reset()
+    again = run(exchange, lake, select("klines funding", "LUNAUSDT", "1h", None, "2023-01-01"), source=source)
+    assert (again.exit_code, again.rows_written, zips(exchange), pages(exchange)) == (0, 0, [], 0)
+    assert again.gaps == outcome.gaps
+    assert partitions(lake) == before
+
+
+def test_a_renamed_folder_is_a_symbol_of_its_own(exchange, tmp_path):
+    lake, series = tmp_path / "lake", Series("um", "klines", "ICPUSDT_SETTLED", "1h")
+    in_order(run(exchange, lake, select("klines", "ICPUSDT_SETTLED", "1h", "2022-01-01")))
+    assert_true(exchange, lake, series, "2022-01-01", NOW)
+    assert iso(stored(lake, series)[-1][0]) == "2022-06-10T08:00:00Z"
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_ever_is_whatever_the_exchange_or_the_archive_has_known(exchange, tmp_path, source):
+    lake = tmp_path / "lake"
+    outcome = in_order(run(exchange, lake, select("klines", "ever", "1d", "2022-04-01", "2022-07-01"), source=source))
+    symbols = {series.symbol for series in Store.open(lake, network="mainnet", layout="year").series()}
+    assert {"BTCUSDT", "SRMUSDT", "LUNAUSDT", "ICPUSDT_SETTLED", "OCEANUSDT"} <= symbols
+    for symbol in symbols:
+        series = Series("um", "klines", symbol, "1d")
+        assert stored(lake, series) == truth(exchange, series, parse_time("2022-04-01"), parse_time("2022-07-01")), symbol
+    assert {gap.series.symbol for gap in outcome.gaps} == (set() if source == "auto" else {"LUNAUSDT"})
+    with connect(lake) as connection:
+        names = {name for (name,) in connection.sql("SELECT DISTINCT symbol FROM symbols").fetchall()}
+    assert {"SRMUSDT", "LUNAUSDT", "ICPUSDT_SETTLED"} <= names
+
+
+# ---- 5. no REST at all
+
+
+def test_the_archive_alone_asks_nothing_of_rest(world, tmp_path):
+    lake = tmp_path / "lake"
+    wanted = select("klines funding", "BTCUSDT SRMUSDT", "1h", "2022-10-15")
+    with serve(world, rules=[BLOCKED]) as exchange:
+        outcome = in_order(run(exchange, lake, wanted, source="archive"))
+        assert rest(exchange) == []
+        assert outcome.gaps == []
+        # Yesterday's file is there; nothing of today.
+        assert_true(exchange, lake, HOURS, "2022-10-15", "2026-03-01")
+        assert_archived(exchange, lake, RATES, "2022-10-15", "2026-03-01")  # settlements come by the month, on its first day
+        assert_true(exchange, lake, Series("um", "klines", "SRMUSDT", "1h"), "2022-10-15", NOW)
+        before = partitions(lake)
+        exchange.reset()
+        again = in_order(run(exchange, lake, wanted, source="archive"))
+        assert (again.rows_written, again.partitions_written, zips(exchange), rest(exchange)) == (0, 0, [], [])
+        assert partitions(lake) == before
+        exchange.clock.set(parse_time("2026-03-02T12:30"))
+        exchange.reset()
+        in_order(update(exchange, lake, source="archive"))
+        assert rest(exchange) == []
+        assert_true(exchange, lake, HOURS, "2022-10-15", "2026-03-02", now=parse_time("2026-03-02T12:30"))
+        assert_archived(exchange, lake, RATES, "2022-10-15", "2026-03-01")
+
+
+def test_all_symbols_of_the_archive_are_those_that_still_get_files(world, tmp_path):
+    lake = tmp_path / "lake"
+    with serve(world, rules=[BLOCKED]) as exchange:
+        in_order(run(exchange, lake, select("klines", "all", "1d", "2026-02-20"), source="archive"))
+        assert rest(exchange) == []
+        listed = {one["symbol"] for one in exchange.market.exchange_info("um", NOW)["symbols"] if one["status"] == "TRADING"}
+        symbols = {series.symbol for series in Store.open(lake, network="mainnet", layout="year").series()}
+        assert symbols == listed
+        for symbol in symbols:
+            series = Series("um", "klines", symbol, "1d")
+            assert stored(lake, series) == truth(exchange, series, parse_time("2026-02-20"), parse_time("2026-03-01")), symbol
+
+
+def test_where_rest_is_refused_the_archive_goes_on_and_the_rest_is_lost(world, tmp_path):
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2026-01-01")
+    with serve(world, rules=[BLOCKED]) as exchange:
+        outcome = run(exchange, lake, wanted)
+        assert outcome.exit_code == 3
+        assert [(series, type(error)) for series, error in outcome.failed] == [(HOURS, Refused)]
+        assert_true(exchange, lake, HOURS, "2026-01-01", "2026-03-01")
+        tail = TimeRange(parse_time("2026-03-01"), parse_time("2026-03-01T12:00"))
+        assert [(gap.span, gap.verdict) for gap in outcome.gaps] == [(tail, "lost")]
+        assert len(rest(exchange)) == 1
+        change(exchange)
+        healed = in_order(run(exchange, lake, wanted))
+        assert (healed.rows_written, healed.gaps) == (12, [])
+        assert_true(exchange, lake, HOURS, "2026-01-01", NOW)
+
+
+def test_the_document_of_a_refused_run(world, tmp_path):
+    command = ["backfill", "klines", "--symbols", "BTCUSDT", "--interval", "1h", "--start", "2026-02-01", "--json"]
+    with serve(world, rules=[BLOCKED]) as exchange:
+        urls = {f"ETL_{name}_URL": exchange.url for name in ("UM", "CM", "SPOT", "ARCHIVE", "ARCHIVE_INDEX")}
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("ETL_")}
+        finished = subprocess.run(
+            [sys.executable, "-m", "etl", *command],
+            cwd=tmp_path, env={**clean, **urls, "ETL_STATE_DIR": str(tmp_path / "state")},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert finished.returncode == 3, finished.stderr
+    document = json.loads(finished.stdout)
+    assert document["rows_written"] == 28 * 24
+    assert [(gap["start"], gap["end"], gap["verdict"]) for gap in document["gaps"]] == [
+        ("2026-03-01T00:00:00Z", "2026-03-01T12:00:00Z", "lost")
+    ]
+    assert [(one["symbol"], "451" in one["error"]) for one in document["failed"]] == [("BTCUSDT", True)]
+
+
+@pytest.mark.parametrize("status", [418, 451])
+def test_a_tail_that_only_rest_has_is_refused(world, tmp_path, status):
+    lake = tmp_path / "lake"
+    with serve(world) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-02-25")))
+        before = partitions(lake)
+        exchange.clock.advance(6 * HOUR)
+        body = {418: "json", 451: "451"}[status]
+        change(exchange, rules=[{"action": "status", "path": "fapi", "status": status, "body": body}])
+        outcome = update(exchange, lake)
+        assert outcome.exit_code == 4
+        assert {gap.verdict for gap in outcome.gaps} == {"lost"}
+        # What is stored stays.
+        assert {key: value[0] for key, value in partitions(lake).items()}.keys() == before.keys()
+        assert len(stored(lake, HOURS)) == 4 * 24 + 12
+
+
+# ---- 6. the plan says what the server counts
+
+
+@pytest.mark.parametrize(
+    ("wanted", "source"),
+    [
+        ([("klines", "BTCUSDT", "1h", "2025-10-01", "2026-02-01")], "auto"),
+        ([("klines", "BTCUSDT", "1m", "2026-02-20", None)], "auto"),
+        ([("klines", "TSLAUSDT", "1m", None, None)], "auto"),
+        ([("klines mark_klines", "XAUUSDT", "1h 1d", None, None)], "auto"),
+        ([("klines funding", "ETHUSDT", "5m", "2025-11-20", "2026-01-10")], "auto"),
+        ([("funding", "BTCUSDT TSLAUSDT", "1m", "2025-01-01", None)], "auto"),
+        ([("klines", "SRMUSDT", "1h", None, None), ("klines", "BTCUSDT", "1d", "2025-01-01", None)], "auto"),
+        ([("klines funding", "BTCUSDT", "1h", "2025-10-01", None)], "archive"),
+        ([("klines", "SRMUSDT", "1h", None, None)], "archive"),
+        ([("klines funding", "BTCUSDT", "1h", "2025-12-01", None)], "rest"),
+    ],
+    ids=str,
+)
+def test_the_plan_is_what_the_exchange_then_counts(exchange, tmp_path, wanted, source):
+    lake, wanted = tmp_path / "lake", [select(*one) for one in wanted]
+    with Pipeline(settings(exchange, lake), source=source) as pipeline:
+        planned = pipeline.sync("backfill", wanted, dry_run=True)
+    assert not lake.exists()
+    assert planned.findings == planned.gaps == planned.failed == []
+    series = sum(len(one.datasets) * len(one.symbols) * len(one.intervals) for one in wanted)
+    assert pages(exchange) <= series
+    assert zips(exchange) == []
+    exchange.reset()
+    document = report.plan_json(planned.jobs, planned.eta_s, (planned.requests, planned.weight))
+    done = in_order(run(exchange, lake, *wanted, source=source))
+    assert done.requests == len(exchange.requests)
+    assert document["requests"] == len(exchange.requests)
+    assert document["weight"] == done.weight == sum(request.weight for request in exchange.requests)
+    assert done.bytes_downloaded > 0
+
+
+def test_a_plan_of_what_is_covered_is_empty(exchange, tmp_path):
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2025-12-20", "2026-02-10")
+    in_order(run(exchange, lake, wanted))
+    before = partitions(lake)
+    exchange.reset()
+    planned = run(exchange, lake, wanted, dry_run=True)
+    assert (planned.jobs, objects(exchange), pages(exchange)) == ((), [], 0)
+    assert partitions(lake) == before
+
+
+# ---- 7. who is asked for what
+
+
+def asked_for(exchange, lake, *selection, **options):
+    exchange.reset()
+    in_order(run(exchange, lake, select(*selection), **options))
+    return [key.rpartition("/")[2] for key in sorted(zips(exchange))], pages(exchange)
+
+
+def test_the_plan_takes_the_cheapest_source(exchange, tmp_path):
+    lake = tmp_path / "lake"
+    assert asked_for(exchange, lake, "klines", "ETHUSDT", "1m", *JANUARY) == (["ETHUSDT-1m-2026-01.zip"], 0)
+    assert asked_for(exchange, lake, "klines", "ETHUSDT", "1d", "2025-01-01", "2026-01-01") == ([], 1)
+    days = [f"ETHUSDT-1m-2026-02-{day}.zip" for day in (26, 27, 28)]
+    found, asked = asked_for(exchange, lake, "klines", "ETHUSDT", "1m", "2026-02-26")
+    assert (found, asked) == (days, 1)  # 12 hours of today
+    assert asked_for(exchange, lake, "klines", "BTCUSDT", "1m", "2026-03-01")[0] == []
+    for series, start, end in [
+        (Series("um", "klines", "ETHUSDT", "1d"), "2025-01-01", "2026-01-01"),
+        (Series("um", "klines", "BTCUSDT", "1m"), "2026-03-01", NOW),
+    ]:
+        assert_true(exchange, lake, series, start, end)
+
+
+@pytest.mark.parametrize(("hour", "files"), [("09", ["BTCUSDT-1m-2026-02-26.zip"]),
+                                             ("11", ["BTCUSDT-1m-2026-02-26.zip", "BTCUSDT-1m-2026-02-27.zip"])])  # fmt: skip
+def test_yesterday_comes_from_the_archive_when_its_file_can_be_there(world, tmp_path, hour, files):
+    now = parse_time(f"2026-02-28T{hour}:00:30")
+    with serve(world, now=now) as exchange:
+        found, _ = asked_for(exchange, tmp_path / "lake", "klines", "BTCUSDT", "1m", "2026-02-26")
+        assert found == files
+        assert_true(exchange, tmp_path / "lake", MINUTES, "2026-02-26", now, now)
+
+
+def test_what_is_published_late_comes_from_rest_and_nothing_is_denied(world, tmp_path):
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": "late", "days": 4, "key": "2026-02-28"}) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", "BTCUSDT", "1m", "2026-02-26")))
+        assert outcome.gaps == []
+        assert_true(exchange, lake, MINUTES, "2026-02-26", NOW)
+        assert told(lake, "day = '2026-02-28'", "source, verdict") == [("rest", "complete")]
+        (file,) = Store.open(lake, network="mainnet", layout="year").files(MINUTES)
+        assert [entry for entry in file.coverage if entry.source == "archive" and entry.sha256 is None] == []
+
+
+def test_the_archive_alone_is_asked_for_a_late_file_until_it_cannot_come_any_more(world, tmp_path):
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1m", "2026-02-26", "2026-03-01")
+    with serve(
+        world, {"defect": "late", "days": 30, "key": "1m-2026-02-27"}, {"defect": "never", "key": "1m-2026-02.zip"}
+    ) as exchange:
+        for day in range(6):
+            exchange.clock.set(parse_time("2026-03-01T12:00:30") + day * DAY)
+            exchange.reset()
+            outcome = in_order(run(exchange, lake, wanted, source="archive"))
+            assert any(request.path == "/" for request in exchange.requests), day
+            assert {row[0] for row in stored(lake, MINUTES)} & set(
+                range(parse_time("2026-02-27"), parse_time("2026-02-28"), MINUTE)
+            ) == set()
+            assert told(lake, "day = '2026-02-27'") == []
+            if day:
+                assert zips(exchange) == []
+        exchange.clock.set(parse_time("2026-03-09T12:00:30"))
+        outcome = in_order(run(exchange, lake, wanted, source="archive"))
+        assert [(gap.span, gap.verdict) for gap in outcome.gaps] == [
+            (TimeRange(parse_time("2026-02-27"), parse_time("2026-02-28")), "missing")
+        ]
+        assert told(lake, "day = '2026-02-27'", "verdict") == [("missing",)]
+        exchange.reset()
+        in_order(run(exchange, lake, wanted, source="archive"))
+        assert objects(exchange) == []
+        # Another source fills it.
+        filled = in_order(run(exchange, lake, wanted, source="rest"))
+        assert told(lake, "day = '2026-02-27'", "verdict") in ([("missing",)], [("complete",)])
+        healed = in_order(update(exchange, lake, source="rest", lookback=12 * DAY))
+        assert filled.rows_written + healed.rows_written >= 1440
+        assert_true(
+            exchange, lake, MINUTES, "2026-02-26", parse_time("2026-03-09T12:00"), now=parse_time("2026-03-09T12:00:30")
+        )
+
+
+# ---- 8. listings that are stale, or fail
+
+LISTINGS = {
+    "stale": ([{"defect": "stale_listing", "until": "2025-12-15"}], []),
+    "unlisted": ([{"defect": "unlisted"}], []),
+    "503": ([], [{"action": "status", "status": 503, "path": "^/?$"}]),
+    "403": ([], [{"action": "status", "status": 403, "body": "html", "path": "^/?$"}]),
+    "html": ([], [{"action": "html_200", "path": "^/?$"}]),
+    "reset": ([], [{"action": "reset", "path": "^/?$"}]),
+    "truncated": ([], [{"action": "truncated_json", "path": "^/?$"}]),
+    "endless": ([], [{"action": "endless", "path": "^/?$"}]),
+}
+
+
+@pytest.mark.parametrize("how", LISTINGS)
+def test_what_no_listing_names_is_asked_for_by_its_name(world, tmp_path, how):
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2025-11-10", "2026-02-12")
+    defects, rules = LISTINGS[how]
+    with serve(world, *defects, rules=rules) as exchange:
+        outcome = in_order(run(exchange, lake, wanted))
+        assert outcome.gaps == []
+        assert_true(exchange, lake, HOURS, "2025-11-10", "2026-02-12")
+        exchange.reset()
+        again = in_order(run(exchange, lake, wanted))
+        assert (again.rows_written, zips(exchange), pages(exchange)) == (0, [], 0)
+
+
+@pytest.mark.parametrize("how", ["stale", "503", "html"])
+def test_the_archive_alone_without_a_listing(world, tmp_path, how):
+    """The clock comes from any answer; by name everything due is found, or the run says what it could not ask for."""
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2025-11-10", "2026-02-12")
+    with serve(world) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2025-11-09", "2025-11-10"), source="archive"))
+        defects, rules = LISTINGS[how]
+        change(exchange, *defects, rules=rules)
+        outcome = run(exchange, lake, wanted, source="archive")
+        expected = truth(exchange, HOURS, parse_time("2025-11-09"), parse_time("2026-02-12"))
+        lost = sum((gap.span.end - gap.span.start) // HOUR for gap in outcome.gaps)
+        assert len(stored(lake, HOURS)) + lost == len(expected)
+        assert outcome.exit_code == (3 if lost else 0)
+
+
+# ---- 9. published again
+
+
+def test_update_notices_a_file_that_was_published_again(world, tmp_path):
+    lake, again = tmp_path / "lake", {"defect": "republished", "key": "monthly/.*-1h-2026-01", "at": "2026-03-03"}
+    key = "data/futures/um/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2026-01.zip"
+    with serve(world, again) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2025-12-01")))
+        old = digest(exchange, key)
+        true = truth(exchange, HOURS, parse_time("2025-12-01"), NOW)
+        exchange.clock.set(parse_time("2026-03-03T12:00:30"))
+        new = digest(exchange, key)
+        assert old != new
+        exchange.reset()
+        outcome = in_order(update(exchange, lake))
+        assert [path for path in zips(exchange) if "2026-01" in path] == [key]
+        said = {finding.check: finding for finding in outcome.findings}
+        assert set(said) == {"republished", "changed"}
+        assert old in said["republished"].message
+        assert new in said["republished"].message
+        january = range(parse_time("2026-01-01"), parse_time("2026-02-01"), HOUR)
+        assert said["changed"].times == tuple(january[::100])
+        assert said["changed"].count == 8
+        rows = {row[0]: row for row in stored(lake, HOURS)}
+        differ = [row[0] for row in true if row[0] < NOW - NOW % HOUR and rows[row[0]] != row]
+        assert differ == list(january[::100])
+        (entry,) = [entry for file in files(lake, HOURS) for entry in file.coverage if entry.key == key]
+        assert (entry.sha256, entry.former) == (new, (old,))
+        assert told(lake, "day = '2026-01-17'", "source_url, sha256") == [(key, new)]
+        before = partitions(lake)
+        exchange.reset()
+        quiet = in_order(update(exchange, lake))
+        assert (quiet.findings, quiet.rows_written, zips(exchange)) == ([], 0, [])
+        assert partitions(lake) == before
+        # A backfill does not look for it.
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY)))
+        assert partitions(lake) == before
+
+
+def files(lake, series):
+    return Store.open(lake, network="mainnet", layout="year").files(series)
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_a_daily_file_that_was_published_again(world, tmp_path, source):
+    lake, series = tmp_path / "lake", Series("um", "klines", "BTCUSDT", "5m")
+    again = {"defect": "republished", "key": "daily/.*-5m-2026-02-10", "at": "2026-03-01T18:00"}
+    with serve(world, again) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "5m", "2026-02-05", "2026-02-20"), source=source))
+        exchange.clock.set(parse_time("2026-03-01T20:00:30"))
+        outcome = in_order(update(exchange, lake, source=source))
+        changed = [finding for finding in outcome.findings if finding.check == "changed"]
+        day = parse_time("2026-02-10")
+        assert [finding.times for finding in changed] == [(day, day + 500 * MINUTE, day + 1000 * MINUTE)]
+        true = {row[0]: row for row in truth(exchange, series, parse_time("2026-02-05"), parse_time("2026-02-20"))}
+        rows = {row[0]: row for row in stored(lake, series) if row[0] < parse_time("2026-02-20")}
+        assert rows.keys() == true.keys()
+        assert sorted(time for time in rows if rows[time] != true[time]) == list(changed[0].times)
+
+
+def test_settlements_that_were_published_again(world, tmp_path):
+    lake = tmp_path / "lake"
+    again = {"defect": "republished", "key": "fundingRate-2026-01", "at": "2026-03-01T18:00"}
+    with serve(world, again) as exchange:
+        wanted = select("funding", "BTCUSDT", start="2025-12-01", end="2026-02-01")
+        in_order(run(exchange, lake, wanted, source="archive"))
+        assert_archived(exchange, lake, RATES, "2025-12-01", "2026-02-01")
+        exchange.clock.set(parse_time("2026-03-01T20:00:30"))
+        outcome = in_order(update(exchange, lake, source="archive"))
+        assert {finding.check for finding in outcome.findings} == {"republished", "changed"}
+        rows = [row for row in stored(lake, RATES) if parse_time("2026-01-01") <= row[0] < parse_time("2026-02-01")]
+        assert len(rows) == 93
+        assert rows[0][1] in {0.00010001, 0.00010002}
+
+
+def test_a_row_of_rest_survives_a_new_publication(world, tmp_path):
+    """REST's rows of a look-back stand: the archive takes back its own rows only."""
+    lake, series = tmp_path / "lake", Series("um", "klines", "BTCUSDT", "5m")
+    again = {"defect": "republished", "key": "daily/.*-5m-2026-02-2[0-7]", "at": "2026-03-01T18:00"}
+    with serve(world, again) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "5m", "2026-02-20", "2026-02-28")))
+        # Rows that REST has otherwise.
+        at = parse_time("2026-02-25T12:00")
+        change(exchange, again, rules=[{"action": "revise", "path": "klines", "open_time": at}])
+        first = in_order(update(exchange, lake, lookback=6 * DAY, source="rest"))
+        assert [finding.times for finding in first.findings if finding.check == "changed"] == [(at,)]
+        revised = {row[0]: row for row in stored(lake, series)}[at]
+        exchange.clock.set(parse_time("2026-03-01T20:00:30"))
+        change(exchange, again)
+        in_order(update(exchange, lake, lookback=HOUR))
+        assert {row[0]: row for row in stored(lake, series)}[at] == revised
+
+
+# ---- 10. the same again
+
+
+@pytest.mark.parametrize("sources", [["auto"], ["archive", "auto", "rest"], ["rest", "archive", "auto"]], ids=" ".join)
+def test_the_same_again_asks_nothing_whoever_was_asked(many, tmp_path, sources):
+    lake = tmp_path / "lake"
+    wanted = [
+        select("klines", "BTCUSDT XLMUSDT", "1h", "2024-01-01", "2024-02-10"),
+        select("mark_klines", "BTCUSDT", "1h", "2022-07-01", "2022-08-01"),
+        select("funding", "BTCUSDT", start="2024-01-01", end="2024-03-01"),
+        select("klines", "OCEANUSDT", "1h", "2024-06-01", "2024-09-01"),
+        select("klines", "TSLAUSDT", "1h", None, "2026-02-15"),
+    ]
+    with serve(many) as exchange:
+        in_order(run(exchange, lake, *wanted, source=sources[0]))
+        for source in sources[1:]:  # may be asked for what the one before had not
+            assert in_order(run(exchange, lake, *wanted, source=source)).rows_written == 0
+        for source in sources:
+            before = partitions(lake)
+            exchange.reset()
+            again = in_order(run(exchange, lake, *wanted, source=source))
+            assert (again.rows_written, again.partitions_written) == (0, 0)
+            assert (pages(exchange), zips(exchange)) == (0, [])
+            assert partitions(lake) == before
+
+
+# ---- 11. settlements of both
+
+
+@pytest.mark.parametrize("first", ["archive", "rest"])
+def test_rows_of_rest_win_among_settlements(world, tmp_path, first):
+    lake, now = tmp_path / "lake", parse_time("2026-10-08T12:00:30")
+    series = Series("um", "funding", "TSLAUSDT")
+    wanted = select("funding", "TSLAUSDT", start="2026-07-01", end="2026-10-01")
+    with serve(world, now=now) as exchange:
+        in_order(run(exchange, lake, wanted, source=first))
+        if first == "archive":
+            assert_archived(exchange, lake, series, "2026-07-01", "2026-10-01")
+            outcome = in_order(update(exchange, lake, source="rest", lookback=now - parse_time("2026-07-01")))
+            assert {finding.check for finding in outcome.findings} == {"changed"}
+        else:
+            before = stored(lake, series)
+            in_order(run(exchange, lake, wanted, source="archive"))
+            in_order(update(exchange, lake, source="archive"))
+            assert stored(lake, series)[: len(before)] == before
+            in_order(update(exchange, lake, source="rest"))
+        assert_true(exchange, lake, series, "2026-07-01", now, now)
+        assert {kind for _, _, _, kind in stored(lake, series)} == {None, "Regular", "Special"}
+        days = told(lake, "day BETWEEN '2026-07-02' AND '2026-09-30'", "source, verdict")
+        assert set(days) == {("rest", "complete")}
+
+
+def test_an_earlier_start_from_the_archive_beside_settlements_of_rest(exchange, tmp_path):
+    lake = tmp_path / "lake"
+    in_order(run(exchange, lake, select("funding", "BTCUSDT", start="2026-01-10", end="2026-02-01"), source="rest"))
+    in_order(run(exchange, lake, select("funding", "BTCUSDT", start="2025-12-01", end="2026-02-01"), source="archive"))
+    rows = stored(lake, RATES)
+    cut = parse_time("2026-01-10")
+    expected = truth(exchange, RATES, parse_time("2025-12-01"), parse_time("2026-02-01"))
+    assert rows == [row if row[0] >= cut else (*row[:2], None, None) for row in expected]
+    assert told(lake, "day = '2026-01-09'", "source") == [("archive",)]
+    assert told(lake, "day = '2026-01-11'", "source") == [("rest",)]
+
+
+# ---- 12. verdicts
+
+
+HOLES = [
+    ("um", "mark_klines", "BTCUSDT", "2022-07-12T23:10", "2022-07-13T09:13"),
+    ("um", "klines", "XLMUSDT", "2024-01-17T03:05", "2024-01-17T05:47"),
+    ("spot", "klines", "BTCUSDT", "2021-08-13T02:00", "2021-08-13T06:30"),
+]
+
+
+@pytest.mark.parametrize(("market", "dataset", "symbol", "start", "end"), HOLES)
+@pytest.mark.parametrize("source", ["auto", "archive", "rest"])
+def test_a_hole_is_an_outage_when_everybody_was_asked(many, tmp_path, market, dataset, symbol, start, end, source):
+    lake, series = tmp_path / "lake", Series(market, dataset, symbol, "1m")
+    hole = TimeRange(parse_time(start), parse_time(end))
+    span = hole.start - hole.start % DAY - DAY, hole.end - hole.end % DAY + 2 * DAY
+    with serve(many) as exchange:
+        outcome = in_order(run(exchange, lake, select(dataset, symbol, "1m", *span, market=market), source=source))
+        verdict = "outage" if source == "auto" else "missing"
+        assert [(gap.span, gap.verdict) for gap in outcome.gaps] == [(hole, verdict)]
+        assert_true(exchange, lake, series, *span)
+        minutes = range(hole.start, hole.end, MINUTE)
+        absent = {}
+        for minute in minutes:
+            day = iso(minute)[:10]
+            absent[day] = absent.get(day, 0) + 1
+        days = {iso(time)[:10]: (0, "complete") for time in range(*span, DAY)}
+        days |= {day: (count, verdict) for day, count in absent.items()}
+        assert {day: (missing, said) for day, _, _, missing, said in told(lake)} == days
+
+
+def test_what_failed_is_lost_and_what_is_not_over_is_partial(world, tmp_path):
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1m", "2026-02-26")
+    bad = {"defect": "flipped_byte", "key": "2026-02-27"}
+    rules = [{"action": "wrong_width_row", "path": "klines", "width": 4}]
+    with serve(world, bad, rules=rules) as exchange:
+        outcome = run(exchange, lake, wanted)
+        assert outcome.exit_code == 3
+        verdicts = {day: verdict for day, _, _, _, verdict in told(lake)}
+        assert verdicts == {"2026-02-26": "complete", "2026-02-27": "lost", "2026-02-28": "complete", "2026-03-01": "lost"}
+        assert {gap.verdict for gap in outcome.gaps} == {"lost"}
+        assert sum(gap.span.end - gap.span.start for gap in outcome.gaps) == DAY + 12 * HOUR
+        change(exchange)
+        in_order(run(exchange, lake, wanted))
+        assert_true(exchange, lake, MINUTES, "2026-02-26", NOW)
+        verdicts = {day: verdict for day, _, _, _, verdict in told(lake)}
+        assert set(verdicts.values()) == {"complete", "partial"}
+        assert verdicts["2026-03-01"] == "partial"
+
+
+# ---- 13. other markets, datasets, intervals, layouts
+
+
+@pytest.mark.parametrize(
+    ("market", "datasets", "symbols", "intervals", "start", "end"),
+    [
+        ("um", "mark_klines index_klines premium_klines", "BTCUSDT", "1h", "2025-12-20", None),
+        ("um", "klines mark_klines index_klines premium_klines", "BTCUSDT", "1m", "2026-02-27", None),
+        ("um", "klines", "币安人生USDT 1000PEPEUSDT BTCUSDT_260626", "1h", "2025-12-20", None),
+        ("um", "klines", "BTCUSDT", "5m 1d 1w 1M", "2025-11-03", None),
+        ("um", "klines", "BTCUSDT", "2h 4h 6h 8h 12h", "2025-12-31T18:00", "2026-02-03T18:00"),
+        ("cm", "klines mark_klines premium_klines", "BTCUSD_PERP", "1h", "2025-12-20", None),
+        ("cm", "index_klines", "BTCUSD", "1h", "2025-12-20", None),
+        ("cm", "klines", "BTCUSD_PERP", "1m 1d", "2026-02-20", None),
+        ("cm", "klines", "BTCUSD_PERP", "1w 1M", "2025-11-20", None),
+        ("spot", "klines", "BTCUSDT ETHUSDT", "1h", "2024-11-20", "2025-02-10"),
+        ("spot", "klines", "BTCUSDT", "1m 1d", "2026-02-20", None),
+        ("spot", "klines", "BTCUSDT", "1w 1M", "2025-11-20", None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_every_dataset_and_market_equals_the_exchange(
+    exchange, tmp_path, market, datasets, symbols, intervals, start, end, source
+):
+    lake = tmp_path / "lake"
+    outcome = in_order(run(exchange, lake, select(datasets, symbols, intervals, start, end, market), source=source))
+    assert outcome.findings == []
+    last = parse_time(end) if end else (NOW if source == "auto" else parse_time("2026-03-01"))
+    stored_series = list(Store.open(lake, network="mainnet", layout="year").series())
+    assert len(stored_series) == len(datasets.split()) * len(symbols.split()) * len(intervals.split())
+    for series in stored_series:
+        expected = truth(exchange, series, parse_time(start), min(last, closed_end(series.interval, NOW)))
+        if source == "archive" and series.interval in {"1w", "1M"}:  # those come by the month, and February is not there
+            expected = [row for row in expected if row[0] < parse_time("2026-02-01")]
+        assert stored(lake, series) == expected, series
+    if source == "auto":
+        assert outcome.gaps == []
+
+
+def test_a_month_lake_equals_a_year_lake(exchange, tmp_path):
+    wanted = select("klines funding", "BTCUSDT", "15m 1h", "2025-12-15", "2026-02-20")
+    for layout in ("year", "month"):
+        in_order(run(exchange, tmp_path / layout, wanted, partition=layout))
+    series = [Series("um", "klines", "BTCUSDT", "15m"), HOURS, RATES]
+    for one in series:
+        assert stored(tmp_path / "month", one) == stored(tmp_path / "year", one) != []
+        assert_true(exchange, tmp_path / "month", one, "2025-12-15", "2026-02-20")
+    assert told(tmp_path / "month") == told(tmp_path / "year")
+
+
+# ---- 14. interrupted
+
+
+class StopAfter:
+    def __init__(self, stop, windows):
+        self.stop, self.left = stop, windows
+
+    def start(self, jobs, weight):
+        pass
+
+    def page(self, rows):
+        self.left -= 1
+        if self.left == 0:
+            self.stop.set()
+
+    def receipt(self, receipt):
+        pass
+
+    def finish(self):
+        pass
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize("after", [1, 3, 7])
+def test_an_interrupted_run_goes_on_where_it_was(exchange, tmp_path, after, source):
+    wanted = select("klines", "BTCUSDT ETHUSDT", "1m", "2026-02-22", "2026-02-27")
+    whole, lake, stop = tmp_path / "whole", tmp_path / "lake", Stop()
+    in_order(run(exchange, whole, wanted, source=source))
+    exchange.reset()
+    chosen = settings(exchange, lake, workers=1)
+    with Pipeline(chosen, source=source, stop=stop, progress=StopAfter(stop, after)) as pipeline:
+        outcome = pipeline.sync("backfill", [wanted])
+    assert isinstance(outcome.stopped, Cancelled)
+    assert outcome.exit_code == 130
+    assert {gap.verdict for gap in outcome.gaps} == {"lost"}
+    assert outcome.rows_written > 0
+    done = {entry.key for series in (MINUTES, Series("um", "klines", "ETHUSDT", "1m")) for file in files(lake, series)
+            for entry in file.coverage}  # fmt: skip
+    assert done
+    exchange.reset()
+    again = in_order(run(exchange, lake, wanted, source=source))
+    assert again.rows_written + outcome.rows_written == 2 * 5 * 1440
+    assert not done & set(zips(exchange))
+    assert {name: value[0] for name, value in partitions(lake).items()} == {
+        name: value[0] for name, value in partitions(whole).items()
+    }
+
+
+def test_publication_facts_that_these_tests_rest_on():
+    """The month of February 2026 is due after NOW, its last day before."""
+    assert not publication.due(publication.file_of(MINUTES, "monthly", parse_time("2026-02-01")), NOW)
+    assert publication.due(publication.file_of(MINUTES, "daily", parse_time("2026-02-28")), NOW)
