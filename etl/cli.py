@@ -110,6 +110,12 @@ span = _stack(
         "--end", callback=_time, metavar="TIME", help="Exclusive; date, date-time or now (default: the last closed bar)."
     ),
 )
+source = click.option(
+    "--source",
+    type=click.Choice(["auto", "rest", "archive"]),
+    default="auto",
+    help="Ask REST, the bulk archive, or (auto, the default) both: whichever is cheaper for each range.",
+)
 writing = _stack(
     click.option("--dry-run", is_flag=True, help="Print the plan and its cost, write nothing."),
     click.option(
@@ -118,12 +124,7 @@ writing = _stack(
     click.option("--max-duration", callback=_seconds, metavar="TIME", help="Stop cleanly after that time, e.g. 50m."),
     click.option("--weight-share", type=float, help="Share of the exchange's weight limit to use."),
     click.option("--workers", type=int, help="Concurrent requests."),
-    click.option(
-        "--source",
-        type=click.Choice(["auto", "rest", "archive"]),
-        default="auto",
-        help="Ask REST, the bulk archive, or (auto, the default) whichever is cheaper for each range.",
-    ),
+    source,
 )
 
 
@@ -264,13 +265,17 @@ def status(datasets: tuple[str, ...], max_lag: str | None, *, rebuild: bool, **o
 @cli.command()
 @click.option("--market", default="um", metavar="NAME", help=f"{', '.join(registry.MARKETS)} (default um).")
 @click.option("--at", callback=_time, metavar="TIME", help="Only what traded at that time.")
+@source
 @common
 def symbols(market: str, at: int | None, **options: Any) -> None:
-    """Print symbol rules and life spans, also of symbols that the exchange has forgotten but the lake knows."""
+    """Print symbol rules and life spans, also of symbols that the exchange has forgotten but the archive or the lake knows.
+
+    That takes a listing of the archive for each symbol; with --source rest none.
+    """
     from .pipeline import Pipeline  # noqa: PLC0415 - heavy
 
     registry.market(market)
-    with Pipeline(_settings(options)) as pipeline:
+    with Pipeline(_settings(options), source=options["source"]) as pipeline:
         rows = pipeline.symbols(market, at)
     if options["as_json"]:
         _print_json(rows)
@@ -281,6 +286,8 @@ def symbols(market: str, at: int | None, **options: Any) -> None:
             "contract_type",
             "onboard_time",
             "delivery_time",
+            "first_time",
+            "last_time",
             "tick_size",
             "step_size",
             "min_notional",

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,11 +22,11 @@ from .errors import BadAnswer, Cancelled, EtlError, LakeError, NotServed, Refuse
 from .lake import views
 from .lake.files import replace_file
 from .lake.store import Store, Stored
-from .lake.symbols import BETWEEN_LIVES, Life, Symbols, alive, ended, in_text
+from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
 from .model import SOURCES, Coverage, Finding, Job, Partition, Receipt, Series
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
-from .sources import Choice, Sources, is_over
+from .sources import OVER, Choice, Sources, is_over
 from .work import LISTED_LONG, Listing, Worker
 
 # A round trip to the exchange, for the estimate of --dry-run only.
@@ -532,13 +532,34 @@ class Pipeline:
         return float(max(minutes * MINUTE / 1000, windows * registry.FUNDING_WINDOW / 1000, trips))
 
     def symbols(self, market: str, at: int | None = None) -> list[dict[str, Any]]:
-        """The rules of all symbols that the exchange or this lake knows, as rows of the `symbols` view; times are ISO texts.
+        """The contracts that the exchange, the archive or this lake knows, as rows of the `symbols` view; times are ISO texts.
 
-        With `at` (ms UTC) only those whose life span holds that time.
+        What only the archive knows lived from its first to its last file, to the day. With `at` (ms UTC) only those whose life
+        span holds that time.
         """
-        found = Symbols(self.settings.lake, market).merged(self._sources.exchange_info(market).symbols, {})
+        stored, rules = Symbols(self.settings.lake, market), self._sources.exchange_info(market).symbols
+        found = stored.merged(rules, self._archived_lives(market, stored.contracts()))
         rows = (row for contracts in found.values() for row in contracts)
         return [{"market": market, **in_text(row)} for row in rows if at is None or alive(row, at)]
+
+    def _archived_lives(self, market: str, stored: Mapping[str, Sequence[Row]]) -> dict[str, list[Life]]:
+        """By the archive's listings, the lives of contracts for which neither the exchange nor the lake has a better answer."""
+        rules = {rule.symbol: rule.onboard_time or 0 for rule in self._sources.exchange_info(market).symbols}
+
+        def lives(symbol: str) -> list[Life]:
+            known = stored.get(symbol, ())
+            if known and all(row["first_time"] is not None for row in known):
+                return []
+            spans = self._sources.lives(Series(market, "klines", symbol, "1d"), begun=rules.get(symbol))
+            latest = self._sources.now(market) - OVER
+            found = [Life(span.start, span.end - DAY if span.end < latest else None) for span in spans]
+            if spans and symbol in rules:  # of the present contract the exchange knows better
+                found = [*found[:-1], Life(None, None)] if spans[-1].end > rules[symbol] else [*found, Life(None, None)]
+            return found
+
+        symbols = self._sources.folders(market, "klines")
+        found = zip(symbols, self._threads.map(lives, symbols), strict=True)
+        return {symbol: lived for symbol, lived in found if lived}
 
     # What is known afterwards
 
@@ -605,7 +626,7 @@ def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -
         return [Life(None, None)]
     interval = registry.interval(series.interval or "1d")
     parts = [hole for hole in union(hole for file in files for hole in file.holes) if first < hole.start and hole.end <= last]
-    parts = [hole for hole in parts if hole.end - hole.start >= BETWEEN_LIVES]
+    parts = [hole for hole in parts if hole.end - hole.start >= registry.BETWEEN_LIVES]
     proven = TimeRange(first, first) if not covered else covered[0]
     firsts = [first if proven.start <= beginning and first in proven else None, *(hole.end for hole in parts)]
     over = any(last in span and span.end >= ends for span in covered)
@@ -618,7 +639,7 @@ def _gaps(series: Series, holes: Iterable[TimeRange], entries: Sequence[Coverage
     rest, archive = ([entry.span for entry in entries if entry.source == source] for source in ("rest", "archive"))
     for hole in union(holes):
         denied = intersection([hole], intersection(rest, archive))
-        if denied == (hole,) and hole.end - hole.start >= BETWEEN_LIVES:
+        if denied == (hole,) and hole.end - hole.start >= registry.BETWEEN_LIVES:
             continue
         yield from (Gap(series, span, "outage") for span in denied)
         yield from (Gap(series, span, "missing") for span in subtract([hole], denied))

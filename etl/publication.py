@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from . import registry
 from .model import ArchiveFile, Series
-from .ranges import DAY, HOUR, TimeRange, iso, months
+from .ranges import DAY, HOUR, TimeRange, intersection, iso, months, subtract, union
 
 Kind = Literal["daily", "monthly"]
 
@@ -77,6 +77,32 @@ def silent_before(series: Series, now: int) -> int:
     """What no file holds of the time before this, none ever will."""
     at = now - DAILY_DUE - LATEST
     return file_of(series, "daily" if has_daily(series) else "monthly", at).span.start
+
+
+def edges(listed: Sequence[TimeRange], ever: TimeRange) -> tuple[TimeRange, ...]:
+    """Where, of the `listed` months, only days tell when there were files: at both ends, around breaks, and since."""
+    runs = union(listed)
+    ends = [month for month in listed for run in runs if month.start == run.start or month.end == run.end]
+    known = [TimeRange(runs[0].start, runs[-1].end)] if runs else []
+    return union([*ends, *subtract(known, runs), TimeRange(known[0].end, max(known[0].end, ever.end)) if known else ever])
+
+
+def lives(listed: Sequence[TimeRange], days: Sequence[TimeRange]) -> tuple[TimeRange, ...]:
+    """When the contracts lived of which those months, and at their `edges` those days, are listed: one span for each.
+
+    A break that is too short for two contracts is none, and one inside of listed months is not seen. A month without a listed
+    day counts whole: its days may be older than daily files are.
+    """
+    exact = [month for month in listed if intersection([month], days)]
+    inner = [month for month in listed if month not in exact]
+    spans = union([*days, *inner])
+    found: list[TimeRange] = []
+    for span in spans:
+        if found and span.start - found[-1].end < registry.BETWEEN_LIVES:
+            found[-1] = TimeRange(found[-1].start, span.end)
+        else:
+            found.append(span)
+    return tuple(found)
 
 
 def expected(series: Series, span: TimeRange, now: int) -> Iterator[ArchiveFile]:

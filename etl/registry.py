@@ -147,6 +147,9 @@ DATASETS = {
     )
 }
 
+# So long an absence of bars that no source fills lies between two contracts: no outage ever lasted a week.
+BETWEEN_LIVES = 7 * DAY
+
 # The bulk archive, for all markets, and its listing (binance-facts 9.1).
 ARCHIVE_URL = "https://data.binance.vision"
 ARCHIVE_INDEX_URL = "https://s3-ap-northeast-1.amazonaws.com/data.binance.vision"

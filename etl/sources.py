@@ -159,6 +159,18 @@ class Sources:
             self._listing_failed(error)
             return tuple(publication.expected(series, span, now)), False
 
+    def lives(self, series: Series, *, begun: int | None = None) -> tuple[TimeRange, ...]:
+        """When the archive has files of the series, to the day: one span for each contract that had the ticker.
+
+        One listing; more for the edges and breaks, unless all of it is younger than `begun` (ms UTC): then nothing is said.
+        """
+        listed = [file.span for file in self.archive.monthly(series)]
+        if begun is not None and all(month.end > begun for month in listed):
+            return ()
+        ever = TimeRange(registry.market(series.market).first_time, self.now(series.market))
+        days = [file.span for edge in publication.edges(listed, ever) for file in self.archive.daily(series, edge)]
+        return publication.lives(listed, days)
+
     def republished(self, series: Series, entries: Sequence[Coverage]) -> tuple[ArchiveFile, ...]:
         """The files behind the entries whose digest in the archive is another one by now; none where no listing answers."""
         read = {entry.key: entry for entry in entries}

@@ -491,6 +491,41 @@ def test_ever_is_whatever_the_exchange_or_the_archive_has_known(exchange, tmp_pa
     assert {"SRMUSDT", "LUNAUSDT", "ICPUSDT_SETTLED"} <= names
 
 
+LIVES = {
+    "SRMUSDT": [("2021-01-12T00:00:00Z", "2022-11-28T00:00:00Z")],
+    "LUNAUSDT": [("2021-03-03T00:00:00Z", "2022-05-13T00:00:00Z"), ("2022-09-10T00:00:00Z", None)],
+    "ICPUSDT_SETTLED": [("2021-05-11T00:00:00Z", "2022-06-10T00:00:00Z")],
+    "OCEANUSDT": [("2020-10-14T00:00:00Z", "2024-07-01T00:00:00Z")],
+    "BTCUSDT": [("2020-01-01T00:00:00Z", None)],  # the archive's first file
+}
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_symbols_are_told_with_their_lives_without_a_lake(world, tmp_path, source):
+    with serve(world, rules=[BLOCKED] * (source == "archive")) as exchange:
+        with Pipeline(settings(exchange, tmp_path / "lake"), source=source) as pipeline:
+            rows = pipeline.symbols("um")
+            then = {row["symbol"] for row in pipeline.symbols("um", parse_time("2022-06-01"))}
+        lived = {}
+        for row in rows:
+            begins = row["first_time"] or row["onboard_time"]
+            ends = row["last_time"] or (row["delivery_time"] if row["status"] != "TRADING" else None)
+            lived.setdefault(row["symbol"], []).append((begins[:10], ends and ends[:10]))
+        day = {symbol: [tuple(time and time[:10] for time in life) for life in lives] for symbol, lives in LIVES.items()}
+        day["BTCUSDT"] = day["BTCUSDT"] if source == "archive" else [("2019-09-08", None)]
+        assert {symbol: lived[symbol] for symbol in LIVES} == day
+        assert {"SRMUSDT", "ICPUSDT_SETTLED", "OCEANUSDT", "BTCUSDT"} <= then
+        assert not {"LUNAUSDT", "TSLAUSDT"} & then
+        assert (rest(exchange) == []) == (source == "archive")
+        assert not (tmp_path / "lake").exists()
+
+
+def test_symbols_without_the_archive_ask_no_listing(exchange, tmp_path):
+    with Pipeline(settings(exchange, tmp_path / "lake"), source="rest") as pipeline:
+        assert "SRMUSDT" not in {row["symbol"] for row in pipeline.symbols("um")}
+    assert len(exchange.requests) == len(rest(exchange)) <= 3
+
+
 # ---- 5. no REST at all
 
 

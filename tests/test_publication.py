@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from etl import publication
 from etl.model import Series
-from etl.ranges import DAY, HOUR, TimeRange, parse_time
+from etl.ranges import DAY, HOUR, TimeRange, months, parse_time
 
 
 def span(start: str, end: str) -> TimeRange:
@@ -76,3 +76,38 @@ def test_expected_files_follow_each_other_and_are_all_due(first, days, hours):
     # Nothing that is due is left out: the next day's file is not due, or not wanted.
     end = files[-1].span.end if files else start
     assert end >= wanted.end or now < end + DAY + 10 * HOUR
+
+
+YEAR = span("2024-01-01", "2025-01-01")
+MONTHS = [range_ for _, range_ in months(YEAR)]
+DAYS = [TimeRange(start, start + DAY) for start in range(YEAR.start, YEAR.end, DAY)]
+
+
+@st.composite
+def contracts(draw):
+    """Which days of a year a ticker was traded: up to three contracts in turn, weeks apart."""
+    cuts = sorted(
+        draw(st.lists(st.integers(0, len(DAYS)), min_size=2, max_size=6, unique=True).filter(lambda c: len(c) % 2 == 0))
+    )
+    lived = list(zip(cuts[::2], cuts[1::2], strict=True))
+    kept = [one for before, one in zip([(-99, -99), *lived], lived, strict=False) if one[0] - before[1] >= 62]
+    return kept or lived[:1]
+
+
+@given(lived=contracts(), lacking=st.sets(st.integers(0, len(DAYS) - 1), max_size=3))
+def test_lives_are_those_of_the_contracts_to_the_day(lived, lacking):
+    """Whatever days inside of a life the archive lacks; breaks are 62 days at least, so that some month has no file."""
+    traded = [DAYS[day] for begin, end in lived for day in range(begin, end)]
+    listed = [month for month in MONTHS if any(month.intersect(day) for day in traded)]
+    edges = publication.edges(listed, YEAR)
+    inner = {day for begin, end in lived for day in range(begin + 3, end - 3)}
+    there = [day for day in traded if DAYS.index(day) not in lacking & inner and any(edge.intersect(day) for edge in edges)]
+    found = publication.lives(listed, there)
+    assert [(one.start, one.end) for one in found] == [(DAYS[begin].start, DAYS[end - 1].end) for begin, end in lived]
+
+
+def test_a_month_without_a_listed_day_counts_whole_and_a_short_break_is_none():
+    assert publication.lives([MONTHS[0]], []) == (MONTHS[0],)
+    assert publication.lives([], [DAYS[0], DAYS[7]]) == (TimeRange(DAYS[0].start, DAYS[7].end),)
+    assert publication.lives([], [DAYS[0], DAYS[8]]) == (DAYS[0], DAYS[8])
+    assert publication.lives([], []) == ()

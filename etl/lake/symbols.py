@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ..errors import LakeError
 from ..model import SymbolRules
-from ..ranges import DAY, MAX_TIME, MINUTE, iso
+from ..ranges import MAX_TIME, MINUTE, iso
 from ..schema import array
 from .files import replace_file
 
@@ -26,9 +26,6 @@ SCHEMA = pa.schema(
 )
 
 Row = dict[str, object]
-
-# So long an absence of bars that no source fills lies between two contracts: no outage ever lasted a week.
-BETWEEN_LIVES = 7 * DAY
 
 
 class Life(NamedTuple):

@@ -14,7 +14,6 @@ from ..errors import LakeError, UsageError
 from ..model import Column, Dataset
 from ..ranges import DAY, MAX_TIME
 from .files import replace_file
-from .symbols import BETWEEN_LIVES
 
 if TYPE_CHECKING:
     import duckdb
@@ -170,7 +169,7 @@ class _Sql:
             "here": str(root).replace("\n", " "),
             "footer": _FOOTER,
             "never": str(MAX_TIME),
-            "between": str(BETWEEN_LIVES),
+            "between": str(registry.BETWEEN_LIVES),
             "stored": ", ".join(f"b.{column.name}" for column in bars.columns),
             "unknown": ", ".join(
                 f"make_timestamp(n.i) AS {name}" if kind == "TIMESTAMP" else f"n.i::{kind} AS {name}"
