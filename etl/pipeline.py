@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 import uuid
@@ -131,7 +132,9 @@ class Pipeline:
         self.settings = settings
         self._stop = stop or Stop()
         self._progress = progress or Progress()
-        self._sources = Sources(settings, self._stop, source)
+        # As many threads as there are cores do what needs one, because each keeps the memory of the largest table it has met.
+        self._cores = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="core")
+        self._sources = Sources(settings, self._stop, source, self._cores)
         self._contracts: dict[str, dict[str, Contract]] = {}
         self._stored_rows: dict[Partition, int] = {}
         self._before: dict[Series, list[Stored]] = {}
@@ -146,6 +149,7 @@ class Pipeline:
         if kind is not None:
             self._stop.set()
         self._threads.shutdown(cancel_futures=True)
+        self._cores.shutdown()
         self._sources.close()
 
     # Runs
@@ -204,6 +208,7 @@ class Pipeline:
             self._sources.rest,
             self._sources.archive,
             self._threads,
+            self._cores,
             now=self._sources.now,
             listing=lambda series: self._listing(store, series),
             answered=self._progress.page,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from threading import Lock
 from typing import Literal
 
@@ -28,12 +29,13 @@ OVER = 40 * DAY
 
 
 class Sources:
-    """What a run may ask, by the user's `choice`; of each market one conversation, and one archive for all. Close it.
+    """What a run may ask, by the user's `choice`; of each market one conversation, and one archive for all, whose
+    files are decoded by `cores`. Close it.
 
     Under `auto`, a market whose REST interface refuses this host is served by the archive alone: `refusals` says why.
     """
 
-    def __init__(self, settings: Settings, stop: Stop, choice: Choice = "auto") -> None:
+    def __init__(self, settings: Settings, stop: Stop, choice: Choice = "auto", cores: Executor | None = None) -> None:
         if settings.network == "testnet" and choice == "archive":
             raise UsageError("the archive holds data of mainnet only: use --source rest with the testnet")
         self.choice: Choice = "rest" if settings.network == "testnet" else choice
@@ -48,7 +50,7 @@ class Sources:
         self._warned = False
         self._lock = Lock()
         self.rest = RestSource(self.conversation)
-        self.archive = ArchiveSource(settings.archive_url, settings.archive_index_url, stop=stop)
+        self.archive = ArchiveSource(settings.archive_url, settings.archive_index_url, stop=stop, cores=cores)
 
     def close(self) -> None:
         """Close every connection."""

@@ -111,14 +111,16 @@ class _Found:
 class Worker:
     """Runs jobs against one lake, from several threads at once.
 
-    `threads` ask the windows of a job; `now(market)` is the exchange's clock, `listing(series)` what is known of the contract;
-    `answered(rows)` is told of each window that was answered, with the rows that the plan expected.
+    `threads` ask the windows of a job, `cores` bring its rows together and write them; `now(market)` is the exchange's clock,
+    `listing(series)` what is known of the contract; `answered(rows)` is told of each window that was answered, with the rows
+    that the plan expected.
     """
 
     store: Store
     rest: Rest
     archive: Archive
     threads: Executor
+    cores: Executor
     now: Callable[[str], int]
     listing: Callable[[Series], Listing] = lambda _: Listing()
     answered: Callable[[int], None] = lambda _: None
@@ -148,7 +150,7 @@ class Worker:
         if first.interval and rounds:
             found.findings += _incomplete(first, rounds)
             found.unanswered(rounds[-1][1])
-        return self._store(job, found)
+        return self.cores.submit(self._store, job, found).result()
 
     # Asking
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -54,7 +55,7 @@ class ArchiveSource:
     """Reads the archive, from any number of threads at once; one for a run. Close it, or use it as a context manager.
 
     Files lie below `archive_url`, listings come from `index_url`. What is `Transient` is asked again, at most `attempts` times
-    in all and for `patience` seconds of trying. `max_zip` caps a zip, in bytes.
+    in all and for `patience` seconds of trying. `max_zip` caps a zip, in bytes. `cores` decodes.
 
     Every question raises Transient (after the last attempt; after three in a row to one host at once and without asking),
     Refused (403, 418 or 451; from then on at once), Rejected, BadAnswer and Cancelled (`stop` was set).
@@ -70,6 +71,7 @@ class ArchiveSource:
         attempts: int = 6,
         patience: float = 120.0,
         max_zip: int = 64 * MEBIBYTE,
+        cores: Executor | None = None,
     ) -> None:
         for url in (archive_url, index_url):
             if not url.startswith(("http://", "https://")):
@@ -80,6 +82,7 @@ class ArchiveSource:
         self._http = http or Http()
         self._owns_http = http is None
         self._max_zip = max_zip
+        self._cores = cores
         self._lock = threading.Lock()
         self._date: int | None = None
         self._given_up: Counter[str] = Counter()
@@ -149,7 +152,7 @@ class ArchiveSource:
                 digest, answer = self._verified(file.key, name)
             except _Mismatch:  # it may have been published anew between the two
                 digest, answer = self._verified(file.key, name)
-            rows = bulk.table(answer.body, name, series.dataset)
+            rows = self._table(answer.body, name, series.dataset)
         except BadAnswer as error:
             raise BadAnswer(f"archive file {file.key}: {error}; it is not used, the next source is asked") from error
         version = answer.headers.get("etag")
@@ -190,6 +193,11 @@ class ArchiveSource:
         if digest != expected:
             raise _Mismatch(f"its SHA-256 is {digest}, but its CHECKSUM says {expected}")
         return digest, answer
+
+    def _table(self, zipped: bytes, name: str, dataset: str) -> pa.Table:
+        return (
+            self._cores.submit(bulk.table, zipped, name, dataset).result() if self._cores else bulk.table(zipped, name, dataset)
+        )
 
     def _object(self, key: str, cap: int) -> Answer:
         """The file of that key; NotPublished if there is none."""

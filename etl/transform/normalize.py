@@ -89,8 +89,12 @@ def _in_any(moments: Times, spans: Iterable[TimeRange]) -> npt.NDArray[np.bool_]
 
 def moments(series: Series, tables: Iterable[pa.Table]) -> Times:
     """The key times (ms UTC) in all the tables, sorted and unique."""
-    found = [times(series.dataset, table) for table in tables]
-    return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+    found = [times(series.dataset, table) for table in tables if len(table)]
+    if not found:
+        return np.empty(0, dtype=np.int64)
+    every = np.concatenate(sorted(found, key=lambda each: int(each[0])))
+    # As a rule they come in order; finding that out costs a tenth of `unique`.
+    return every if (every[1:] > every[:-1]).all() else np.unique(every)
 
 
 def closed(rows: pa.Table, now: int) -> pa.Table:
