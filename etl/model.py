@@ -8,6 +8,7 @@ from typing import Literal
 from .errors import EtlError
 from .ranges import ALWAYS, TimeRange
 
+Severity = Literal["error", "warning", "info"]
 Source = Literal["rest", "archive"]
 SOURCES: tuple[Source, ...] = ("rest", "archive")
 ColumnType = Literal["time", "float", "int", "text"]
@@ -276,7 +277,7 @@ class Finding:
 
     series: Series
     check: str
-    severity: Literal["error", "warning", "info"]
+    severity: Severity
     span: TimeRange
     count: int
     message: str

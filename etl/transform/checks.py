@@ -1,0 +1,233 @@
+"""What is wrong with stored rows, or worth knowing, by their content alone. Pure: a table in, findings out.
+
+An `error` cannot be true of any market; a `warning` may be the exchange's own doing; an `info` is true and worth knowing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from .. import grid, registry
+from ..grid import Times
+from ..model import Finding, Series, Severity
+from ..ranges import HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract
+from ..schema import booleans, integers
+from ..schema import times as times_of
+from . import normalize
+
+Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float64]
+
+_PRICES = ("open", "high", "low", "close")
+# Sums of rounded decimals, in another order than the exchange's.
+_ROUNDING = 1e-9
+# So many times of rows a finding lists; its count tells of all.
+_LISTED = 10_000
+
+
+def of_rows(series: Series, rows: pa.Table, period: TimeRange) -> Iterator[Finding]:
+    """Order, keys, grid, and values of the rows of one file, which holds `period`."""
+    times = times_of(series.dataset, rows)
+    if not len(times):
+        return
+    yield from _of_keys(series, rows, times, period)
+    yield from _of_bars(series, rows, times) if series.interval else _of_settlements(series, rows, times)
+
+
+def of_coverage(series: Series, times: Times, covered: Sequence[TimeRange], holes: Sequence[TimeRange]) -> Iterator[Finding]:
+    """Whether a file of bars records what it holds: each row was answered for, no hole has a row, and each absence is a hole.
+
+    An absence before the first row, or behind the last one, may be no life.
+    """
+    if not series.interval or not len(times):
+        return
+    for what, spans in (
+        ("lie where nobody was asked", subtract([TimeRange(0, MAX_TIME)], covered)),
+        ("lie in a recorded hole", holes),
+    ):
+        yield from _At(series, times).where(_inside(times, spans), "footer", "error", what)
+    life = TimeRange(int(times.min()), int(times.max()) + 1)
+    interval = _interval(series)
+    runs = [run for span in intersection(covered, [life]) for run in grid.absent(interval, span, np.unique(times))]
+    if unrecorded := subtract(runs, holes):
+        count = sum(interval.count(run) for run in unrecorded)
+        message = f"{count} bars are absent and not recorded as missing, first {iso(unrecorded[0].start)}"
+        yield Finding(series, "footer", "error", _hull(unrecorded), count, message)
+
+
+def of_life(series: Series, times: Times, lives: Sequence[TimeRange]) -> Iterator[Finding]:
+    """Rows outside of the life spans of the contracts that had the ticker; nothing where none is known."""
+    if lives and len(times):
+        yield from _At(series, times).where(~_inside(times, lives), "life", "warning", "lie outside of the contract's life")
+
+
+def of_intervals(series: Series, rows: pa.Table, finer: Series, fine: pa.Table) -> Iterator[Finding]:
+    """Whether bars equal the sums of the finer ones that are stored, where all of those are there."""
+    times, parts = times_of(series.dataset, rows), times_of(finer.dataset, fine)
+    interval, small = _interval(series), _interval(finer)
+    ends = _ends(interval, times)
+    begin, stop = np.searchsorted(parts, times), np.searchsorted(parts, ends)
+    if interval.step and small.step:
+        expected = np.full(len(times), interval.step // small.step)
+    else:
+        expected = np.array([small.count(TimeRange(int(a), int(b))) for a, b in zip(times, ends, strict=True)])
+    whole = (stop - begin == expected) & (expected > 0)
+    if not whole.any():
+        return
+    begin, stop = begin[whole], stop[whole]
+
+    def over(function: np.ufunc, name: str) -> Numbers:
+        values = _numbers(fine, name)
+        # Of each pair of bounds the first piece counts; a bound at the very end needs a value to stand on.
+        bounds = np.stack([begin, stop], axis=1).ravel()
+        return np.asarray(function.reduceat(np.append(values, 0.0), bounds)[::2])
+
+    wrong = np.zeros(len(begin), dtype=bool)
+    wrong |= _numbers(rows, "open")[whole] != _numbers(fine, "open")[begin]
+    wrong |= _numbers(rows, "close")[whole] != _numbers(fine, "close")[stop - 1]
+    wrong |= _numbers(rows, "high")[whole] != over(np.maximum, "high")
+    wrong |= _numbers(rows, "low")[whole] != over(np.minimum, "low")
+    for name in ("volume", "quote_volume", "count", "taker_buy_volume", "taker_buy_quote_volume"):
+        if name in rows.column_names:
+            total = over(np.add, name)
+            wrong |= ~np.isclose(_numbers(rows, name)[whole], total, rtol=_ROUNDING, atol=_ROUNDING)
+    yield from _At(series, times[whole]).where(wrong, "sums", "warning", f"differ from their {finer.interval} bars")
+
+
+def of_difference(series: Series, rows: pa.Table, others: pa.Table, whose: str) -> Iterator[Finding]:
+    """Where the `others`, which are those of a source, differ from the stored rows of the same time, or are not stored."""
+    merged = normalize.merge(series, rows, others)
+    if merged.changed:
+        times = np.array(sorted(set(merged.changed)), dtype=np.int64)
+        yield from _At(series, times).where(np.ones(len(times), bool), "differs", "warning", f"differ from those of {whose}")
+    here, there = times_of(series.dataset, rows), times_of(series.dataset, others)
+    if not series.interval:
+        here, there = here // MINUTE, there // MINUTE
+    new = ~np.isin(there, here)
+    yield from _At(series, times_of(series.dataset, others)).where(new, "absent", "error", f"of {whose} are not stored")
+
+
+# ---- parts
+
+
+def _of_keys(series: Series, rows: pa.Table, times: Times, period: TimeRange) -> Iterator[Finding]:
+    keys = times if series.interval else times // MINUTE
+    behind = np.append(False, times[1:] < times[:-1])
+    yield from _At(series, times).where(behind, "order", "error", "come after a later one")
+    order = np.argsort(keys, kind="stable")
+    same = np.append(False, keys[order][1:] == keys[order][:-1])
+    if not series.interval and same.any():
+        kinds = [kind or normalize.REGULAR for kind in rows["rate_type"].to_pylist()]
+        same &= np.array([False, *(kinds[one] == kinds[other] for one, other in pairwise(order))])
+    yield from _At(series, times[order]).where(same, "duplicate", "error", "have the key of another one")
+    yield from _At(series, times).where(
+        ~_inside(times, [period]), "period", "error", f"do not belong into the file of {period}"
+    )
+
+
+def _of_bars(series: Series, rows: pa.Table, times: Times) -> Iterator[Finding]:
+    interval = _interval(series)
+    on_grid = (times - interval.offset) % interval.step == 0 if interval.step else np.isin(times, _opens(interval, times))
+    yield from _At(series, times).where(~on_grid, "grid", "error", f"open off the grid of {interval.name}")
+    closes = integers(rows["close_time"])
+    wrong = on_grid & (closes != _ends(interval, times) - 1)
+    yield from _At(series, times).where(wrong, "close_time", "error", "do not close at the end of their bar")
+    opens, highs, lows, ends = (_numbers(rows, name) for name in _PRICES)
+    finite = np.isfinite(opens) & np.isfinite(highs) & np.isfinite(lows) & np.isfinite(ends)
+    fits = finite & (highs >= np.maximum(opens, ends)) & (lows <= np.minimum(opens, ends))
+    yield from _At(series, times).where(
+        ~fits, "ohlc", "error", "have a high or low that their open or close exceeds, or no number"
+    )
+    if series.dataset != "premium_klines":
+        yield from _At(series, times).where(finite & (lows <= 0), "price", "error", "have a price that is not above 0")
+    if series.dataset == "klines":
+        yield from _of_trades(series, rows, times)
+
+
+def _of_trades(series: Series, rows: pa.Table, times: Times) -> Iterator[Finding]:
+    volume, quote, taker, taker_quote = (
+        _numbers(rows, name) for name in ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
+    )
+    count = _numbers(rows, "count")
+    good = np.ones(len(times), dtype=bool)
+    for values in (volume, quote, taker, taker_quote, count):
+        good &= np.isfinite(values) & (values >= 0)
+    yield from _At(series, times).where(~good, "volume", "error", "have a volume or count below 0, or no number")
+    more = good & ((taker > volume * (1 + _ROUNDING)) | (taker_quote > quote * (1 + _ROUNDING)))
+    yield from _At(series, times).where(more, "taker", "error", "have more volume of takers than of all")
+    mismatch = good & ((count == 0) != (volume == 0))
+    yield from _At(series, times).where(mismatch, "trades", "warning", "have volume without trades, or trades without volume")
+    yield from _At(series, times).where(good & (volume == 0), "no_trade", "info", "had no trade")
+
+
+def _of_settlements(series: Series, rows: pa.Table, times: Times) -> Iterator[Finding]:
+    rates = _numbers(rows, "funding_rate")
+    yield from _At(series, times).where(~np.isfinite(rates), "rate", "error", "have a rate that is no number")
+    marks = _numbers(rows, "mark_price")  # an absent one is NaN
+    yield from _At(series, times).where(marks <= 0, "price", "error", "have a mark price that is not above 0")
+    yield from _At(series, times).where(times % HOUR >= MINUTE, "funding_time", "warning", "were not settled at a full hour")
+    hours = np.unique(times // MINUTE * MINUTE)
+    steps = np.diff(hours)
+    changes = np.flatnonzero(steps[1:] != steps[:-1]) + 1
+    mask = np.zeros(len(hours), dtype=bool)
+    mask[changes] = True
+    yield from _At(series, hours).where(
+        mask, "funding_step", "info", "have another distance to the next one than to the one before"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    """The rows of a series, by their times."""
+
+    series: Series
+    times: Times
+
+    def where(self, mask: Mask, check: str, severity: Severity, what: str) -> Iterator[Finding]:
+        """One finding for all rows that the mask names, none where it names none."""
+        if not mask.any():
+            return
+        named = np.sort(self.times[mask])
+        first, last, rows = int(named[0]), int(named[-1]), "bars" if self.series.interval else "settlements"
+        message = f"{len(named)} {rows} {what}, first {iso(first)}"
+        span, listed = TimeRange(first, last + 1), tuple(named[:_LISTED].tolist())
+        yield Finding(self.series, check, severity, span, len(named), message, listed)
+
+
+def _interval(series: Series) -> Interval:
+    return registry.interval(series.interval or "")
+
+
+def _opens(interval: Interval, times: Times) -> Times:
+    return np.array(interval.opens(TimeRange(int(times.min()), int(times.max()) + 1)), dtype=np.int64)
+
+
+def _ends(interval: Interval, times: Times) -> Times:
+    """Where the bars end that open at those times."""
+    return times + interval.step if interval.step else np.array([interval.next(int(time)) for time in times], dtype=np.int64)
+
+
+def _numbers(rows: pa.Table, name: str) -> Numbers:
+    """A column as numbers; what is absent is NaN."""
+    if pa.types.is_integer(rows.schema.field(name).type):
+        return integers(rows[name]).astype(np.float64)
+    pieces = [np.empty(0)]
+    for chunk in rows[name].chunks:
+        values = np.frombuffer(chunk.buffers()[1], np.float64, len(chunk), chunk.offset * 8)
+        pieces.append(np.where(booleans(pa.chunked_array([chunk.is_valid()])), values, np.nan) if chunk.null_count else values)
+    return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
+
+
+def _inside(times: Times, spans: Iterable[TimeRange]) -> Mask:
+    bounds = np.array([bound for span in spans for bound in (span.start, span.end)], dtype=np.int64)
+    return np.asarray(np.searchsorted(bounds, times, side="right") % 2 == 1)
+
+
+def _hull(spans: Sequence[TimeRange]) -> TimeRange:
+    return TimeRange(spans[0].start, spans[-1].end)
