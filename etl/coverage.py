@@ -37,8 +37,10 @@ def after(
 def _with(
     entries: Sequence[Coverage], answer: Coverage, gave: Sequence[TimeRange], still: Sequence[TimeRange]
 ) -> list[Coverage]:
-    same = [entry for entry in entries if entry.source == answer.source]
-    others = [entry for entry in entries if entry.source != answer.source]
+    far = [_republished(entry, answer) for entry in entries if not entry.span.intersect(answer.span)]
+    near = [entry for entry in entries if entry.span.intersect(answer.span)]
+    same = [entry for entry in near if entry.source == answer.source]
+    others = [entry for entry in near if entry.source != answer.source]
     theirs = subtract((entry.span for entry in others), [*gave, *still])
     kept = [_republished(entry, answer) for entry in same]
     # A day's file stands over the month's that lacked the day.
@@ -46,6 +48,7 @@ def _with(
     known = [*subtract((entry.span for entry in yields), gave), *(entry.span for entry in same if entry not in yields)]
     new = subtract([answer.span], [*theirs, *known])
     return [
+        *far,
         *_cut(kept, new),
         *_cut(others, gave),
         *(replace(answer, span=span) for span in new),
@@ -53,9 +56,11 @@ def _with(
 
 
 def _republished(entry: Coverage, answer: Coverage) -> Coverage:
-    """The entry, with the digest of the file's present publication if the answer brought another one."""
-    if entry.key is None or entry.key != answer.key or entry.sha256 == answer.sha256:
+    """The entry, with version and digest of the file's present publication if the answer brought another one."""
+    if entry.key is None or entry.key != answer.key:
         return entry
+    if entry.sha256 == answer.sha256:
+        return replace(entry, etag=answer.etag)
     former = (*entry.former, *([entry.sha256] if entry.sha256 else []))
     return replace(entry, sha256=answer.sha256, etag=answer.etag, checked=answer.checked, former=former)
 

@@ -218,8 +218,6 @@ class Job:
     """REST is known to have no bar before this (ms UTC)."""
     silent: tuple[TimeRange, ...] = ()
     """Where a listing names no file of the archive, and none is to come."""
-    files: tuple[ArchiveFile, ...] = ()
-    """Of settlements, of which REST is asked first: the archive's files for what it turns out not to have."""
 
     @property
     def requests(self) -> int:

@@ -8,8 +8,8 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -24,7 +24,7 @@ from .lake import views
 from .lake.files import replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
-from .model import SOURCES, Coverage, Finding, Job, Partition, Receipt, Series
+from .model import SOURCES, Coverage, Finding, Job, Partition, Receipt, Series, Source
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
 from .sources import OVER, Choice, Sources, is_over
@@ -69,6 +69,8 @@ class Contract:
     ends: int = MAX_TIME
     listed: bool = True
     onboard: int | None = None
+    last: int = MAX_TIME
+    """Where its bars ended, as far as the lake proves."""
 
 
 @dataclass(slots=True)
@@ -178,7 +180,9 @@ class Pipeline:
                 f"nothing to do: the lake at {root} holds no such series; etl backfill, or config/universe.toml, adds them"
             )
         if dry_run:
-            wants = self._probe(self._filed(self._wants(store, asked, lookback, outcome), looks_back=lookback > 0), outcome)
+            wants = self._probe(
+                self._filed(self._wants(store, asked, lookback, outcome), outcome, looks_back=lookback > 0), outcome
+            )
             outcome.jobs = self._plan(wants, store)
             outcome.eta_s = self._eta(outcome.jobs)
             self._count(outcome)
@@ -188,8 +192,9 @@ class Pipeline:
             store.create(network)
             wants = self._wants(store, asked, lookback, outcome)
             try:
-                wants = self._filed(wants, looks_back=lookback > 0)
-                self._run(outcome, store, wants)
+                filed = {want.series: want for want in self._filed(wants, outcome, looks_back=lookback > 0)}
+                wants = [filed.get(want.series, want) for want in wants]
+                self._run(outcome, store, list(filed.values()))
             except (Refused, Cancelled) as error:
                 outcome.stopped = error
             finally:
@@ -333,19 +338,18 @@ class Pipeline:
             contract = self._contract(store, series)
             sources = self._sources.of(series.market, listed=contract.listed)
             entries = [entry for file in files for entry in file.coverage]
-            holes = tuple(hole for file in files for hole in file.holes)
-            denied = {by: intersection(holes, (entry.span for entry in entries if entry.source == by)) for by in SOURCES}
+            first_row = min((file.first for file in files if file.first is not None), default=None)
+            nothing = _nothing(series, files, first_row)
+            denied = {by: intersection(nothing, (entry.span for entry in entries if entry.source == by)) for by in SOURCES}
             again: tuple[TimeRange, ...] = ()
             if lookback and "rest" in sources:
                 recent = TimeRange(max(0, (now - lookback) // MINUTE * MINUTE), MAX_TIME)
                 # What a file of the archive brought is read again where it was published again, and not over REST.
                 final = (entry.span for entry in entries if entry.sha256 and series.interval and "archive" in sources)
                 again = intersection(covered, subtract([recent], final))
-            covered = subtract(covered, [*again, *(hole for by in sources for hole in subtract(holes, denied[by]))])
-            if not contract.listed:  # the exchange has forgotten it and answers no question about it
-                span = TimeRange(min(span.start, contract.ends), min(span.end, contract.ends))
+            covered = subtract(covered, [*again, *(span for by in sources for span in subtract(nothing, denied[by]))])
+            span = _until(span, contract, sources)
             self._stored_rows |= {file.partition: file.rows for file in files}
-            first_row = min((file.first for file in files if file.first is not None), default=None)
             wanted = min(span.start, _wanted_since(files)) if files else span.start
             want = Want(series, span, covered, first_row, contract.ends, wanted=wanted, sources=sources)
             wants[series] = replace(
@@ -360,7 +364,8 @@ class Pipeline:
         if market not in self._contracts:
             known: dict[str, Contract] = {}
             for symbol, row in Symbols(store.root, market).rows().items():
-                known[symbol] = Contract(ended(row), listed=False)
+                delivery = row["delivery_time"]
+                known[symbol] = Contract(delivery if isinstance(delivery, int) else MAX_TIME, listed=False, last=ended(row))
             for rule in self._sources.exchange_info(market).symbols:
                 known[rule.pair or rule.symbol] = Contract()
             for rule in self._sources.exchange_info(market).symbols:
@@ -373,7 +378,7 @@ class Pipeline:
         ends = contract.ends if contract.ends < MAX_TIME and contract.listed else None
         return Listing(contract.onboard, ends, self._trading_since(series))
 
-    def _filed(self, wants: Sequence[Want], *, looks_back: bool) -> list[Want]:
+    def _filed(self, wants: Sequence[Want], outcome: Outcome, *, looks_back: bool) -> list[Want]:
         """The wants with what the archive has for them, where that can be worth a listing, or was published again."""
 
         def helps(want: Want) -> bool:
@@ -388,7 +393,7 @@ class Pipeline:
 
         futures = [self._threads.submit(file, want) if helps(want) or looks_back else None for want in wants]
         try:
-            return [future.result() if future else want for want, future in zip(wants, futures, strict=True)]
+            return list(self._results(wants, futures, outcome))
         finally:
             for waiting in futures:
                 if waiting:
@@ -396,10 +401,12 @@ class Pipeline:
 
     def _files(self, want: Want) -> Want:
         missing, now = subtract(want.missing, want.rest_only), self._sources.now(want.series.market)
+        if not missing:
+            return want
         span = TimeRange(missing[0].start, missing[-1].end)
         if "rest" in want.sources and span.end - span.start <= FEW_DAYS:
             return replace(want, files=tuple(publication.expected(want.series, span, now)))
-        files, listed = self._sources.files(want.series, span)
+        files, listed = self._sources.files(want.series, span, alone="rest" not in want.sources)
         told = [span.intersect(TimeRange(0, publication.silent_before(want.series, now)))] if listed else []
         want = replace(want, files=files, silent=subtract(told, [file.span for file in files]))
         if "rest" not in want.sources and is_over(files, now):
@@ -448,8 +455,8 @@ class Pipeline:
         interval = "1d" if registry.dataset(dataset).has_interval else None
 
         def alive(symbol: str) -> bool:
-            files, listed = self._sources.files(Series(market, dataset, symbol, interval), TimeRange(now - MONTH, now))
-            return listed and not is_over(files, now)
+            files, _ = self._sources.files(Series(market, dataset, symbol, interval), TimeRange(now - MONTH, now), alone=True)
+            return bool(files) and not is_over(files, now)
 
         symbols = self._sources.folders(market, dataset)
         return [symbol for symbol, lives in zip(symbols, self._threads.map(alive, symbols), strict=True) if lives]
@@ -458,19 +465,23 @@ class Pipeline:
         """Ask for the first bar of every series of which nothing is known before what is missing; a failed one fails alone."""
         answers = (1,) if outcome.dry_run else ()  # a plan may err; a run must not take one empty answer for the truth
         wants = [replace(want, first_bar=want.missing[0].start) if self._has_begun(want) else want for want in wants]
-        probed: list[Want] = []
         futures = [self._threads.submit(self._begin, want, *answers) if want.needs_probe else None for want in wants]
+        try:
+            return list(self._results(wants, futures, outcome))
+        finally:
+            for waiting in futures:
+                if waiting:
+                    waiting.cancel()
+
+    def _results(self, wants: Sequence[Want], futures: Sequence[Future[Want] | None], outcome: Outcome) -> Iterator[Want]:
+        """The wants as the futures made them; a series whose future failed fails alone."""
         for want, future in zip(wants, futures, strict=True):
             try:
-                probed.append(future.result() if future else want)
+                yield future.result() if future else want
             except (Refused, Cancelled):
-                for waiting in futures:
-                    if waiting:
-                        waiting.cancel()
                 raise
             except EtlError as error:
                 outcome.failed.append((want.series, error))
-        return probed
 
     def _begin(self, want: Want, *answers: int) -> Want:
         """The want with its first bar; with the archive alone where REST does not tell."""
@@ -482,6 +493,8 @@ class Pipeline:
             if "archive" not in want.sources:
                 raise
             return self._files(replace(want, sources=("archive",)))
+        if "archive" in want.sources and not want.files and (first is None or first > want.missing[0].start):
+            want = self._files(want)  # there may have been another contract before
         if not want.files and (first is None or (want.first_row is not None and first > want.first_row)):
             self._doubt(want, first)
         return replace(want, first_bar=first, probed=True)
@@ -610,6 +623,22 @@ class Pipeline:
         return min(self._contract(store, series).ends, self._over.get(series, MAX_TIME))
 
 
+def _until(span: TimeRange, contract: Contract, sources: Sequence[Source]) -> TimeRange:
+    """What of the wanted span can be asked for: nothing long after the end, nor of REST once the exchange has forgotten it."""
+    ends = min(MAX_TIME, contract.ends + OVER) if contract.listed or "rest" not in sources else contract.last
+    return TimeRange(min(span.start, ends), min(span.end, ends))
+
+
+def _nothing(series: Series, files: Sequence[Stored], first_row: int | None) -> tuple[TimeRange, ...]:
+    """What was answered without rows: recorded holes, what REST had not before the first row, and the archive no file for."""
+    entries = [entry for file in files for entry in file.coverage if entry.key is None]
+    early = intersection((entry.span for entry in entries), [TimeRange(0, MAX_TIME if first_row is None else first_row)])
+    unfiled = (entry.span for entry in entries if entry.source == "archive")
+    if series.interval is None:  # a settlement may be late, and the first one need not come at once
+        early = tuple(span for span in early if span.end - span.start > DAY)
+    return union([*(hole for file in files for hole in file.holes), *early, *unfiled])
+
+
 def _step(series: Series) -> int:
     return registry.interval(series.interval or "1d").typical_step
 
@@ -617,7 +646,8 @@ def _step(series: Series) -> int:
 def _wanted_since(files: Sequence[Stored]) -> int:
     """Since when a stored series is wanted: by what its files say, or since its first coverage."""
     since = [file.wanted for file in files if file.wanted is not None]
-    return min([*since, *(c.span.start for file in files for c in file.coverage)], default=0)
+    asked = [span.start for file in files for span in (*(c.span for c in file.coverage), *file.lost)]
+    return min([*since, *asked], default=0)
 
 
 def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -> list[Life]:

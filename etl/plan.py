@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
@@ -99,6 +100,11 @@ class Want:
         known = (time for time in (self.first_row, self.first_bar) if time is not None)
         return min(known, default=MAX_TIME) if self.probed else 0
 
+    @property
+    def rest_missing(self) -> tuple[TimeRange, ...]:
+        """What of `missing` REST may be asked for."""
+        return subtract(self.missing, self.archive_only) if "rest" in self.sources else ()
+
     def in_reach(self, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
         """The parts of the spans that REST can be asked for."""
         return subtract(spans, [TimeRange(0, self.rest_from), *self.archive_only]) if "rest" in self.sources else ()
@@ -108,7 +114,8 @@ class Want:
         """From the first known row, or the first file, to the announced end; empty where a probe found no row at all."""
         known = [time for time in (self.first_row, self.first_bar) if time is not None]
         unknown = 0 if "rest" in self.sources and not self.probed else self.ends
-        first = min([*known, *(file.span.start for file in self.files)], default=unknown)
+        told = (file.span.start for file in self.files if file.listed or "rest" not in self.sources)
+        first = min([*known, *told], default=unknown)
         return TimeRange(min(first, self.ends), self.ends)
 
     @property
@@ -162,7 +169,7 @@ def plan(wants: Iterable[Want], partitions: Partitions, minute_weight: Callable[
         todo = [want for want in group if want.missing or want.reread]
         endpoint, weight = registry.dataset(dataset).endpoints[market], minute_weight(market)
         if not registry.dataset(dataset).has_interval:
-            jobs += _settlements([want for want in todo if want.missing and "rest" in want.sources], endpoint, partitions)
+            jobs += _settlements([want for want in todo if want.rest_missing], endpoint, partitions)
             jobs += [job for want in todo for job in _archived_settlements(want, partitions)]
             continue
         pieces = [list(_pieces(want, endpoint, partitions, weight)) for want in todo]
@@ -193,10 +200,10 @@ def _grid(series: Series) -> Interval:
 
 def _pieces(want: Want, endpoint: Endpoint, partitions: Partitions, minute_weight: float) -> Iterator[_Piece]:
     ask = subtract(want.missing, want.empty)
-    price = _Price(want, endpoint, minute_weight)
+    price, by_month = _Price(want, endpoint, minute_weight), _by_month(want.files)
     for partition in partitions(want.series, _hull([*want.missing, *(file.span for file in want.reread)])):
         inside = intersection(ask, [partition.period])
-        windows = [window for span in subtract(inside, want.rest_only) for window in _files(want, price, span)]
+        windows = [window for span in subtract(inside, want.rest_only) for window in _files(want, by_month, price, span)]
         again = [archive_window(want.series, file, partition.period) for file in want.reread]
         windows += [window for window in again if window.span]
         left = subtract(want.in_reach(inside), [window.span for window in windows])
@@ -228,11 +235,19 @@ class _Price:
         return sum(window.requests * TRIP_S + window.bytes * BYTE_S for window in windows)
 
 
-def _files(want: Want, price: _Price, span: TimeRange) -> Iterator[Window]:
+def _by_month(files: Iterable[ArchiveFile]) -> dict[str, list[ArchiveFile]]:
+    found: dict[str, list[ArchiveFile]] = defaultdict(list)
+    for file in files:
+        for name, _ in months(file.span):
+            found[name].append(file)
+    return found
+
+
+def _files(want: Want, by_month: Mapping[str, Sequence[ArchiveFile]], price: _Price, span: TimeRange) -> Iterator[Window]:
     """The files that serve `span` more cheaply than REST: month by month the month's zip, those of days, or none."""
-    for _, month in months(span):
+    for name, month in months(span):
         part = span.intersect(month)
-        inside = [file for file in want.files if file.span.intersect(part)]
+        inside = [file for file in by_month.get(name, ()) if file.span.intersect(part)]
         days = [archive_window(want.series, file, part) for file in inside if publication.is_daily(file)]
         days = [day for day in days if price.files([day]) < price.rest([day.span])]
         ways = [days, *([archive_window(want.series, file, part)] for file in inside if not publication.is_daily(file)), []]
@@ -336,17 +351,14 @@ def next_windows(
     """Who is asked next for what the answers lack. For bars: the archive's files of days, or of whole months, that were not
     `tried`; then REST, where it was not asked yet (`denied`).
 
-    For settlements, of which REST is asked first: those of the job's files that begin in what is lacking.
+    Of settlements REST was asked first.
     """
     series = job.series[0]
-    if series.interval is None:
-        files = [file for file in job.files if file.key not in tried]
-        return tuple(archive_window(series, file, span) for file in files for span in intersection(lacking, [file.span]))
     names = {file.key: file for span in subtract(lacking, job.silent) for file in _finest(series, span, tried)}
     files = [file for key, file in names.items() if key not in tried and publication.due(file, now)]
     windows = [archive_window(series, file, span) for file in files for span in intersection(lacking, [file.span])]
     left = subtract(lacking, [TimeRange(0, job.rest_from), *denied, *(window.span for window in windows)])
-    left = left if "rest" in job.sources else ()
+    left = left if "rest" in job.sources and series.interval else ()
     endpoint = registry.dataset(series.dataset).endpoints[series.market]
     return (
         *_whole(windows),
@@ -378,7 +390,8 @@ def listing_helps(want: Want, minute_weight: float, now: int) -> bool:
         return False
     want = replace(want, files=tuple(publication.expected(want.series, span, now)))
     endpoint = registry.dataset(want.series.dataset).endpoints[want.series.market]
-    return any(window for each in missing for window in _files(want, _Price(want, endpoint, minute_weight), each))
+    price, by_month = _Price(want, endpoint, minute_weight), _by_month(want.files)
+    return any(window for each in missing for window in _files(want, by_month, price, each))
 
 
 def _thriftiest(endpoint: Endpoint) -> PageTier:
@@ -390,7 +403,7 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
     together = _together(wants, endpoint)
     jobs = []
     if together:
-        span = _hull([missing for want in together for missing in want.missing])
+        span = _hull([missing for want in together for missing in want.rest_missing])
         cuts = [*range(span.start, span.end, SHARED_SPAN), span.end]
         windows = tuple(
             Window(TimeRange(start, end), endpoint.max_limit, 2, 2 * _price(endpoint), len(together))
@@ -401,17 +414,15 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
     shared = {want.series for want in together}
     for want in wants:
         if want.series not in shared:
-            windows = tuple(_settlement_window(want, endpoint, piece) for piece in want.missing)
-            places = tuple(partitions(want.series, _hull(want.missing)))
-            jobs.append(
-                Job((want.series,), places, want.sources, windows, wanted=want.wanted, files=want.files, silent=want.silent)
-            )
+            windows = tuple(_settlement_window(want, endpoint, piece) for piece in want.rest_missing)
+            places = tuple(partitions(want.series, _hull(want.rest_missing)))
+            jobs.append(Job((want.series,), places, want.sources, windows, wanted=want.wanted, silent=want.silent))
     return jobs
 
 
 def _archived_settlements(want: Want, partitions: Partitions) -> Iterator[Job]:
-    """One job a series. Only where REST may not be asked: REST is the better source, it also has mark prices."""
-    missing, empty = ((), ()) if "rest" in want.sources else (want.missing, want.empty)
+    """One job a series, for what REST cannot be asked for: REST is the better source, it also has mark prices."""
+    missing, empty = subtract(want.missing, want.rest_missing), want.empty
     windows = [archive_window(want.series, file, span) for file in want.files for span in intersection(missing, [file.span])]
     windows += [archive_window(want.series, file, file.span) for file in want.reread]
     if spans := [*(window.span for window in windows), *empty]:
@@ -435,9 +446,9 @@ def _together(wants: Sequence[Want], endpoint: Endpoint) -> Sequence[Want]:
     """The series whose missing settlements are best asked for without symbol, window by window."""
     if not endpoint.without_symbol:
         return ()
-    newest = max((want.missing[-1].end for want in wants), default=0)
-    recent = [want for want in wants if want.missing[0].start >= newest - SHARED_LONGEST]
+    newest = max((want.rest_missing[-1].end for want in wants), default=0)
+    recent = [want for want in wants if want.rest_missing[0].start >= newest - SHARED_LONGEST]
     if not recent:
         return ()
-    windows = -(-(newest - min(want.missing[0].start for want in recent)) // SHARED_SPAN)
+    windows = -(-(newest - min(want.rest_missing[0].start for want in recent)) // SHARED_SPAN)
     return recent if len(recent) > windows else ()

@@ -146,9 +146,9 @@ class Sources:
             self._folders[market, dataset] = self.archive.symbols(market, dataset)
         return self._folders[market, dataset]
 
-    def files(self, series: Series, span: TimeRange) -> tuple[tuple[ArchiveFile, ...], bool]:
+    def files(self, series: Series, span: TimeRange, *, alone: bool) -> tuple[tuple[ArchiveFile, ...], bool]:
         """What the archive has of the series: all its monthly files, daily ones where `span` has no month; and whether a
-        listing said so. Without one: the files that should be there.
+        listing said so. Without one: the files that should be there, if REST can say since when the series lives.
         """
         now = self.now(series.market)
         try:
@@ -158,6 +158,8 @@ class Sources:
             files = [*months, *(file for file in days if intersection(bare, [file.span]))]
             return (*files, *self._unlisted(series, files, span, now)), True
         except EtlError as error:
+            if alone:
+                raise
             self._listing_failed(error)
             return tuple(publication.expected(series, span, now)), False
 
@@ -174,15 +176,14 @@ class Sources:
         return publication.lives(listed, days)
 
     def republished(self, series: Series, entries: Sequence[Coverage]) -> tuple[ArchiveFile, ...]:
-        """The files behind the entries whose digest in the archive is another one by now; none where no listing answers."""
+        """The files behind the entries whose version in the archive is another one by now; none where no listing answers."""
         read = {entry.key: entry for entry in entries}
         days = [entry.span for entry in entries if entry.key and "/daily/" in entry.key]
         try:
             listed = [*self.archive.monthly(series)] if len(days) < len(entries) else []
             if days:
                 listed += self.archive.daily(series, TimeRange(min(d.start for d in days), max(d.end for d in days)))
-            newer = [file for file in listed if file.key in read and file.etag != read[file.key].etag]
-            return tuple(file for file in newer if self.archive.digest(file) != read[file.key].sha256)
+            return tuple(file for file in listed if file.key in read and file.etag != read[file.key].etag)
         except EtlError as error:
             self._listing_failed(error)
             return ()

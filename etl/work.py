@@ -160,14 +160,17 @@ class Worker:
         try:
             for future in as_completed(futures):
                 window = futures[future]
+                if future.cancelled():
+                    continue
                 if window.file is not None:
                     found.tried.add(window.file.key)
                 try:
                     answer, tables, findings = future.result()
                 except EtlError as error:
                     self._failed(job, window, error, groups, found)
-                    if isinstance(error, Cancelled):
-                        break
+                    if isinstance(error, Cancelled):  # those that are done already count
+                        for waiting in futures:
+                            waiting.cancel()
                     continue
                 group = groups[window.source]
                 group.answers.append(answer)
@@ -199,9 +202,11 @@ class Worker:
         of a contract what lies behind its end.
         """
         now = self.now(job.series[0].market)
-        if isinstance(error, NotServed) and window.file is None and not window.rows:
-            groups["rest"].answers.append(Coverage(window.span, "rest", now - now % DAY))
-            return
+        if isinstance(error, NotServed) and window.file is None:
+            behind = subtract([window.span], [TimeRange(0, job.life.end)])
+            groups["rest"].answers += [Coverage(span, "rest", now - now % DAY) for span in behind]
+            if behind == (window.span,):
+                return
         if isinstance(error, NotPublished) and window.file is not None and not window.file.listed:
             if publication.overdue(window.span, now):
                 groups["archive"].answers.append(Coverage(window.span, "archive", now - now % DAY))
@@ -320,13 +325,14 @@ class Worker:
         holes = quality.absent(series, times_of(series.dataset, merged.rows), intersection(covered, [life]))
         if job.loose:
             holes = _between(holes, times_of(series.dataset, merged.rows), job.life, partition.period)
+        wanted = job.wanted if job.wanted is not None or before is None else before.wanted
         failed = subtract(intersection([*lost, *(before.lost if before else ())], [partition.period]), covered)
         known = (before.coverage, before.holes, before.lost) if before else None
         if not merged.new and not merged.changed and known == (entries, holes, failed):
             return None
         if not len(merged.rows) and not entries and not failed:
             return None
-        self.store.replace(partition, merged.rows, entries, holes, wanted=job.wanted, lost=failed)
+        self.store.replace(partition, merged.rows, entries, holes, wanted=wanted, lost=failed)
         findings = [*_republications(series, before.coverage if before else (), entries), *_changes(series, merged)]
         return _Written(merged.new + len(merged.changed), findings)
 

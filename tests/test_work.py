@@ -462,9 +462,8 @@ def test_settlements_come_from_rest_and_what_it_forgot_from_the_month(lake):
     start, end = WHOLE.start, WHOLE.end
     known = start + 14 * DAY
     name = "BTCUSDT-fundingRate-2026-01.zip"
-    file = ArchiveFile(WHOLE, f"{FOLDER}/monthly/fundingRate/BTCUSDT/{name}", 100, "v1")
     sources = Sources(lambda asked: () if asked == name else range(start, known), {name: range(start, end, 8 * HOUR)})
-    job = job_of(lake, Window(WHOLE, 1000, 2, 0, 93), series=RATES, files=(file,))
+    job = job_of(lake, Window(WHOLE, 1000, 2, 0, 93), series=RATES)
     receipt = work(lake, sources, job)
     assert sources.asked == [WHOLE, name]
     assert receipt.error is None
