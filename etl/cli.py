@@ -263,6 +263,45 @@ def status(datasets: tuple[str, ...], max_lag: str | None, *, rebuild: bool, **o
 
 
 @cli.command()
+@click.argument("datasets", nargs=-1)
+@selection
+@click.option(
+    "--against",
+    type=click.Choice(["archive", "rest"]),
+    help="Compare digests and rows with the archive, or a sample with REST.",
+)
+@common
+def verify(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None, **options: Any) -> None:
+    """Check what is stored: keys, grid, values, gaps, footers, sums of finer bars, life spans.
+
+    Exit 1 on a finding of severity error, 3 if some series could not be compared. Nothing is written; only --against asks.
+    """
+    from . import pipeline  # noqa: PLC0415 - heavy
+    from . import verify as verifying  # noqa: PLC0415 - heavy
+
+    _check_names(datasets, options)
+    settings = _settings(options)
+    store = pipeline.existing(settings)
+    found = verifying.verify(store, _chosen(datasets, options))
+    if against:
+        with _stoppable(None) as stop:
+            found = verifying.compare(found, store, settings, against, stop=stop, chosen=_chosen(datasets, options))
+    code = 1 if not found.sound else SeriesFailed.exit_code if found.failed else 0
+    if options["as_json"]:
+        counts = {"series": found.series, "files": found.files, "rows": found.rows}
+        findings = [report.finding_json(finding) for finding in found.findings]
+        failures = [{**series.as_dict(), "error": str(error)} for series, error in found.failed]
+        _print_json({"findings": findings, "failed": failures, **counts, "exit_code": code})
+    else:
+        columns = ("severity", "market", "dataset", "symbol", "interval", "check", "count", "first", "message")
+        click.echo(report.records([report.finding_json(finding) for finding in found.findings], columns))
+    log.info("verify read %s rows in %s files of %s series", f"{found.rows:,}", f"{found.files:,}", f"{found.series:,}")
+    for series, error in found.failed:
+        log.error("%s: %s", series, error)
+    sys.exit(code)
+
+
+@cli.command()
 @click.option("--market", default="um", metavar="NAME", help=f"{', '.join(registry.MARKETS)} (default um).")
 @click.option("--at", callback=_time, metavar="TIME", help="Only what traded at that time.")
 @source
@@ -361,7 +400,7 @@ def depth(symbol: str, limit: int, market: str, **options: Any) -> None:
 def sim(clock: int | None, latency: float, **options: Any) -> None:
     """Run the embedded exchange on loopback; the first line on stdout is its base URL.
 
-    Point etl, or any client, at it: ETL_UM_URL, ETL_CM_URL and ETL_SPOT_URL all take that URL.
+    Point etl at it: ETL_UM_URL, ETL_CM_URL, ETL_SPOT_URL, ETL_ARCHIVE_URL and ETL_ARCHIVE_INDEX_URL all take that URL.
     """
     from . import sim as exchange  # noqa: PLC0415 - heavy
 

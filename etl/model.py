@@ -293,3 +293,5 @@ class Receipt:
     partitions_written: int = 0
     findings: tuple[Finding, ...] = ()
     error: EtlError | None = None
+    failed: tuple[tuple[Series, EtlError], ...] = ()
+    """Which of the series failed, and why."""

@@ -250,7 +250,7 @@ class Pipeline:
             outcome.stopped = outcome.stopped or receipt.error
             self._stop.set()
         else:
-            outcome.failed += [(series, receipt.error) for series in receipt.job.series]
+            outcome.failed += sorted(receipt.failed, key=lambda each: each[0])
 
     def _finish(self, outcome: Outcome, store: Store) -> None:
         """What is derived: symbol rules, views, and the record of this run. What of it fails ends the run with that error."""

@@ -60,12 +60,13 @@ class Sources:
 
     def conversation(self, market: str) -> Conversation:
         """The one conversation with a market; markets of one pool at one host share a weight budget."""
-        if market not in self._conversations:
-            declared, share = registry.market(market), self._settings.weight_share
-            budget = self._budgets.setdefault(declared.pool, WeightBudget(declared.weight_limit, share))
-            url = getattr(self._settings, f"{market}_url")
-            self._conversations[market] = Conversation(declared, url, share=share, stop=self._stop, budget=budget)
-        return self._conversations[market]
+        with self._lock:
+            if market not in self._conversations:
+                declared, share = registry.market(market), self._settings.weight_share
+                budget = self._budgets.setdefault(declared.pool, WeightBudget(declared.weight_limit, share))
+                url = getattr(self._settings, f"{market}_url")
+                self._conversations[market] = Conversation(declared, url, share=share, stop=self._stop, budget=budget)
+            return self._conversations[market]
 
     def stats(self) -> Iterator[Stats]:
         """What each conversation has cost."""

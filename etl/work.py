@@ -217,14 +217,14 @@ class Worker:
 
     def _store(self, job: Job, found: _Found) -> Receipt:
         written = partitions = 0
-        errors: list[EtlError] = []
+        errors: list[tuple[Series, EtlError]] = []
         for series in job.series:
             try:
                 mine = [partition for partition in job.partitions if partition.series == series]
                 fresh = []
                 for group in found.groups:
                     rows, answers, conflict = self._rows(series, group)
-                    errors += [conflict] if conflict else []
+                    errors += [(series, conflict)] if conflict else []
                     fresh.append(_Fresh(group.source, answers, rows))
                 if not (errors or found.failures or any(len(one.rows) for one in fresh)):
                     self._doubt(job)
@@ -238,15 +238,17 @@ class Worker:
                         written += replaced.rows
                         found.findings += replaced.findings
             except EtlError as error:
-                errors.append(error)
+                errors.append((series, error))
         covered = [answer.span for group in found.groups for answer in group.answers]
         for window, failure in found.failures:
             if subtract([window.span], covered):
-                errors.append(failure)
+                errors += [(series, failure) for series in job.series]
             else:
                 found.findings.append(_replaced(job.series[0], window, failure))
-        worst = next((each for each in errors if isinstance(each, Refused | Cancelled)), errors[0] if errors else None)
-        return Receipt(job, written, partitions, tuple(found.findings), worst)
+        worst = next(
+            (each for each in errors if isinstance(each[1], Refused | Cancelled)), errors[0] if errors else (None, None)
+        )
+        return Receipt(job, written, partitions, tuple(found.findings), worst[1], tuple(dict(reversed(errors)).items()))
 
     def _doubt(self, job: Job) -> None:
         """Where no probe was needed and yet no bar came, ask for the first one after all: a burst of empty pages is no hole."""

@@ -491,6 +491,62 @@ def test_ever_is_whatever_the_exchange_or_the_archive_has_known(exchange, tmp_pa
     assert {"SRMUSDT", "LUNAUSDT", "ICPUSDT_SETTLED"} <= names
 
 
+FORMER = [("1d", "2021-04-20"), ("1h", "2021-04-03"), ("5m", "2021-04-02"), ("1m", "2021-04-02")]
+
+
+@pytest.mark.parametrize(("interval", "end"), FORMER)
+def test_a_former_contract_over_a_short_range(exchange, tmp_path, interval, end):
+    """REST knows only the present contract of the name; that it has nothing before says nothing of the archive."""
+    lake = tmp_path / "lake"
+    in_order(run(exchange, lake, select("klines", "LUNAUSDT", interval, "2021-04-01", end)))
+    assert_true(exchange, lake, Series("um", "klines", "LUNAUSDT", interval), "2021-04-01", end)
+
+
+def test_settlements_of_a_former_contract(exchange, tmp_path):
+    lake, series = tmp_path / "lake", Series("um", "funding", "LUNAUSDT")
+    for end in ("2021-04-20", "2021-06-01", "2021-12-01"):
+        in_order(run(exchange, lake, select("funding", "LUNAUSDT", start="2021-04-01", end=end)))
+        assert_archived(exchange, lake, series, "2021-04-01", end)
+    in_order(run(exchange, lake, select("klines", "LUNAUSDT", "1d", "2021-04-01", "2021-05-01")))
+    in_order(run(exchange, lake, select("klines", "LUNAUSDT", "1d", "2021-03-10", "2021-05-01")))
+    assert_true(exchange, lake, Series("um", "klines", "LUNAUSDT", "1d"), "2021-03-10", "2021-05-01")
+
+
+@pytest.mark.parametrize(
+    ("first", "symbol", "start", "end"),
+    [("rest", "LUNAUSDT", "2021-04-01", "2022-10-01"), ("archive", "BTCUSDT", "2019-09-01", "2020-02-01")],
+)
+def test_an_answer_of_nothing_by_one_source_is_none_of_the_other(exchange, tmp_path, first, symbol, start, end):
+    lake, wanted = tmp_path / "lake", select("klines funding", symbol, "1h", start, end)
+    in_order(run(exchange, lake, wanted, source=first))
+    in_order(run(exchange, lake, wanted))
+    assert_true(exchange, lake, Series("um", "klines", symbol, "1h"), start, end)
+    rates = Series("um", "funding", symbol)
+    assert [row[:2] for row in stored(lake, rates)] == [
+        row[:2] for row in truth(exchange, rates, parse_time(start), parse_time(end))
+    ]
+    before = partitions(lake)
+    exchange.reset()
+    in_order(run(exchange, lake, wanted))
+    assert (partitions(lake), zips(exchange)) == (before, [])
+
+
+def test_finer_bars_of_a_delisted_symbol_are_not_clipped_by_coarser_ones(exchange, tmp_path):
+    lake = tmp_path / "lake"
+    for interval, start in (("1M", None), ("1w", None), ("1d", None), ("1h", "2022-10-01"), ("1m", "2022-11-20")):
+        in_order(run(exchange, lake, select("klines", "SRMUSDT", interval, start)))
+        assert_true(exchange, lake, Series("um", "klines", "SRMUSDT", interval), start or "2021-01-01", NOW)
+
+
+def test_a_ticker_that_is_used_again_is_noticed_without_rest(world, tmp_path):
+    lake, series = tmp_path / "lake", Series("um", "klines", "LUNAUSDT", "1h")
+    with serve(world, now="2022-07-15T12:00:30") as exchange:
+        in_order(run(exchange, lake, select("klines", "LUNAUSDT", "1h", "2022-04-01"), source="archive"))
+        exchange.clock.set(parse_time("2022-12-01T12:00:30"))
+        in_order(update(exchange, lake, source="archive"))
+        assert_true(exchange, lake, series, "2022-04-01", "2022-12-01", parse_time("2022-12-01T12:00:30"))
+
+
 LIVES = {
     "SRMUSDT": [("2021-01-12T00:00:00Z", "2022-11-28T00:00:00Z")],
     "LUNAUSDT": [("2021-03-03T00:00:00Z", "2022-05-13T00:00:00Z"), ("2022-09-10T00:00:00Z", None)],

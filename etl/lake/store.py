@@ -139,12 +139,15 @@ class Store:
 
     def files(self, series: Series) -> list[Stored]:
         """What is stored of the series, one entry a file, by time. Reads footers only."""
-        folder = self.folder(series)
-        if not folder.is_dir():
-            return []
-        return [self._stored(series, path) for path in sorted(folder.glob("*.parquet"))]
+        return [self.read(series, path) for path in self.paths(series)]
 
-    def _stored(self, series: Series, path: Path) -> Stored:
+    def paths(self, series: Series) -> list[Path]:
+        """The files of the series, by time."""
+        folder = self.folder(series)
+        return sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+
+    def read(self, series: Series, path: Path) -> Stored:
+        """What the file says of itself, from its footer; LakeError if it is none of this series."""
         dataset = registry.dataset(series.dataset)
         with _reading(path):
             metadata = pq.read_metadata(path)
@@ -177,7 +180,7 @@ class Store:
     def stored(self, partition: Partition) -> Stored | None:
         """What the partition's file says of itself, None where there is no file."""
         path = self.path(partition)
-        return self._stored(partition.series, path) if path.exists() else None
+        return self.read(partition.series, path) if path.exists() else None
 
     def rows(self, partition: Partition) -> pa.Table:
         """The stored rows of a partition; empty where there is no file."""

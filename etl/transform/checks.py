@@ -18,6 +18,7 @@ from ..grid import Times
 from ..model import Finding, Series, Severity
 from ..ranges import HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract
 from ..schema import booleans, integers
+from ..schema import mask as mask_of
 from ..schema import times as times_of
 from . import normalize
 
@@ -54,7 +55,8 @@ def of_coverage(series: Series, times: Times, covered: Sequence[TimeRange], hole
         yield from _At(series, times).where(_inside(times, spans), "footer", "error", what)
     life = TimeRange(int(times.min()), int(times.max()) + 1)
     interval = _interval(series)
-    runs = [run for span in intersection(covered, [life]) for run in grid.absent(interval, span, np.unique(times))]
+    ascending = times if (times[1:] > times[:-1]).all() else np.unique(times)
+    runs = [run for span in intersection(covered, [life]) for run in grid.absent(interval, span, ascending)]
     if unrecorded := subtract(runs, holes):
         count = sum(interval.count(run) for run in unrecorded)
         message = f"{count} bars are absent and not recorded as missing, first {iso(unrecorded[0].start)}"
@@ -101,7 +103,12 @@ def of_intervals(series: Series, rows: pa.Table, finer: Series, fine: pa.Table) 
 
 
 def of_difference(series: Series, rows: pa.Table, others: pa.Table, whose: str) -> Iterator[Finding]:
-    """Where the `others`, which are those of a source, differ from the stored rows of the same time, or are not stored."""
+    """Where the `others`, which are those of a source, differ from the stored rows of that time, are not stored, or lack.
+
+    Of settlements that come without mark price and rate type, as the archive's, the rates of regular ones are compared.
+    """
+    if not series.interval and len(others) and others["mark_price"].null_count == len(others):
+        rows = _bare(rows)
     merged = normalize.merge(series, rows, others)
     if merged.changed:
         times = np.array(sorted(set(merged.changed)), dtype=np.int64)
@@ -109,11 +116,24 @@ def of_difference(series: Series, rows: pa.Table, others: pa.Table, whose: str) 
     here, there = times_of(series.dataset, rows), times_of(series.dataset, others)
     if not series.interval:
         here, there = here // MINUTE, there // MINUTE
+    yield from _At(series, times_of(series.dataset, rows)).where(
+        ~np.isin(here, there), "extra", "info", f"are unknown to {whose}"
+    )
     new = ~np.isin(there, here)
     yield from _At(series, times_of(series.dataset, others)).where(new, "absent", "error", f"of {whose} are not stored")
 
 
 # ---- parts
+
+
+def _bare(rows: pa.Table) -> pa.Table:
+    """The regular settlements, without what the archive does not tell."""
+    kinds = rows["rate_type"].to_pylist()
+    regular = rows.filter(mask_of(np.array([kind in {None, normalize.REGULAR} for kind in kinds], dtype=bool)))
+    for name in ("mark_price", "rate_type"):
+        place = rows.schema.get_field_index(name)
+        regular = regular.set_column(place, rows.schema.field(name), pa.nulls(len(regular), rows.schema.field(name).type))
+    return regular
 
 
 def _of_keys(series: Series, rows: pa.Table, times: Times, period: TimeRange) -> Iterator[Finding]:

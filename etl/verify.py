@@ -1,0 +1,217 @@
+"""Is what is stored right? Every file of the lake, read whole and checked by content, on all cores."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from . import plan as planning
+from . import registry
+from .config import Settings
+from .errors import Cancelled, EtlError, LakeError, Refused
+from .extract.retry import Stop
+from .lake.store import Store, Stored
+from .lake.symbols import Symbols, ended
+from .model import Finding, Series, Severity, Source, Window
+from .ranges import DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
+from .schema import times as times_of
+from .sources import Sources
+from .transform import checks, normalize, quality
+
+SEVERITIES = ("error", "warning", "info")
+# A listing may be dated a day off its first bar (binance-facts 5), and what ends in the middle of a bar has that bar.
+_ROUND_A_LIFE = DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was checked, and what was found, the worst first."""
+
+    series: int
+    files: int
+    rows: int
+    findings: tuple[Finding, ...]
+    failed: tuple[tuple[Series, EtlError], ...] = ()
+    """The series that could not be compared with a source, and why."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong for certain."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+
+def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> Verified:
+    """Check the chosen series of the lake. Nothing is written, and nobody is asked.
+
+    What cannot be read is a finding, too. LakeError only where the symbols of a market cannot be read.
+    """
+    lives = {market: _lives(store, market) for market in registry.MARKETS}
+    every = [series for series in store.series() if chosen(series)]
+    units: dict[tuple[str, str, str, str], list[tuple[Series, Path]]] = defaultdict(list)
+    for series in sorted(every, key=_step):
+        for path in store.paths(series):
+            units[series.market, series.dataset, series.symbol, path.stem[:4]].append((series, path))
+
+    def check(unit: Sequence[tuple[Series, Path]]) -> list[_Checked]:
+        series, _ = unit[0]
+        return list(_of_year(store, unit, lives[series.market].get(series.symbol, ())))
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as cores:
+        checked = [one for unit in cores.map(check, units.values()) for one in unit]
+    findings = sorted((finding for one in checked for finding in one.findings), key=_rank)
+    return Verified(len(every), len(checked), sum(one.rows for one in checked), tuple(findings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """One file."""
+
+    rows: int
+    findings: list[Finding]
+
+
+def compare(
+    found: Verified, store: Store, settings: Settings, source: Source, *, stop: Stop, chosen: Callable[[Series], bool]
+) -> Verified:
+    """What was `found`, and what the source has otherwise than the lake.
+
+    Of the archive every file that holds what is covered: its digest, and its rows. Of REST a sample: of each stored file the
+    newest page, and one that its name decides, so that the same lake is always compared in the same places.
+    """
+    asked = [(series, path) for series in filter(chosen, store.series()) for path in store.paths(series)]
+
+    def ask(one: tuple[Series, Path]) -> list[Finding] | EtlError:
+        try:
+            stored = store.read(*one)
+            rows = store.rows(stored.partition)
+            return list(_archived(sources, stored, rows) if source == "archive" else _sampled(sources, stored, rows))
+        except (Refused, Cancelled):
+            raise
+        except EtlError as error:
+            return error
+
+    findings, failed = list(found.findings), []
+    with closing(Sources(settings, stop, source)) as sources, ThreadPoolExecutor(settings.workers) as threads:
+        for (series, _), answer in zip(asked, threads.map(ask, asked), strict=True):
+            if isinstance(answer, EtlError):
+                failed.append((series, answer))
+            else:
+                findings += answer
+    return replace(found, findings=tuple(sorted(findings, key=_rank)), failed=tuple(failed))
+
+
+def _archived(sources: Sources, stored: Stored, mine: pa.Table) -> Iterator[Finding]:
+    """What each file of the archive says that holds a part of what is covered."""
+    series, read = stored.partition.series, {entry.key: entry for entry in stored.coverage}
+    covered = union(entry.span.intersect(stored.partition.period) for entry in stored.coverage)
+    files, _ = sources.files(series, TimeRange(covered[0].start, covered[-1].end), alone=True) if covered else ((), True)
+    for file in files:
+        if not (span := intersection(covered, [file.span])):
+            continue
+        zipped = sources.archive.fetch(series, file)
+        rows, findings = quality.admissible(series, zipped.rows, file.span, None, None)
+        if file.key in read and read[file.key].sha256 != zipped.sha256:
+            message = f"{file.key} was published again: its SHA-256 was {read[file.key].sha256} and is {zipped.sha256}"
+            findings.append(Finding(series, "republished", "warning", file.span, 1, message))
+        yield from findings
+        yield from _differences(series, mine, rows, span, "the archive")
+
+
+def _sampled(sources: Sources, stored: Stored, mine: pa.Table) -> Iterator[Finding]:
+    """What two pages say of what is stored: the newest, and one that the file's name decides."""
+    series = stored.partition.series
+    if stored.first is None or stored.last is None:
+        return
+    endpoint = registry.dataset(series.dataset).endpoints[series.market]
+    limit = planning.page_tier(endpoint, (), 1.0).limit
+    width = limit * (registry.interval(series.interval).typical_step if series.interval else planning.TYPICAL_SETTLEMENT)
+    width = min(width, (registry.market(series.market).max_span or MAX_TIME) - 1)
+    room = max(1, stored.last + 1 - stored.first - width)
+    chosen = stored.first + zlib.crc32(f"{series} {stored.partition.name}".encode()) % room
+    for start in {max(stored.first, stored.last + 1 - width), chosen}:
+        span = TimeRange(start, min(start + width, stored.last + 1))
+        rows = (span.end - span.start) // (width // limit) + 1
+        pages = sources.rest.answer([series], Window(span, limit, 1, endpoint.weight(limit), rows))[series]
+        merged, _, conflict = normalize.merge_pages(series, pages)
+        if conflict:
+            raise conflict
+        yield from _differences(series, mine, merged, [span], "REST")
+
+
+def _differences(series: Series, mine: pa.Table, others: pa.Table, spans: Sequence[TimeRange], whose: str) -> Iterator[Finding]:
+    rows, theirs = (normalize.inside(series, table, spans) for table in (mine, others))
+    yield from checks.of_difference(series, rows, theirs, whose)
+
+
+def _of_year(store: Store, unit: Sequence[tuple[Series, Path]], lives: Sequence[TimeRange]) -> Iterator[_Checked]:
+    """One symbol's files of a year, the finest interval first, so that the others can be compared with its sums."""
+    finest, _ = unit[0]
+    sound: list[pa.Table] = []
+    for series, path in unit:
+        try:
+            stored = store.read(series, path)
+            rows = store.rows(stored.partition)
+        except LakeError as error:
+            yield _Checked(0, [Finding(series, "unreadable", "error", TimeRange(0, 0), 1, str(error))])
+            continue
+        findings = list(_of_file(series, stored, rows, lives))
+        if not any(finding.severity == "error" for finding in findings):
+            if series == finest:
+                sound.append(rows)
+            elif sound and series.interval:
+                findings += checks.of_intervals(series, rows, finest, pa.concat_tables(sound))
+        yield _Checked(len(rows), findings)
+
+
+def _of_file(series: Series, stored: Stored, rows: pa.Table, lives: Sequence[TimeRange]) -> Iterator[Finding]:
+    times = times_of(series.dataset, rows)
+    yield from checks.of_rows(series, rows, stored.partition.period)
+    yield from checks.of_coverage(series, times, union(entry.span for entry in stored.coverage), stored.holes)
+    yield from checks.of_life(series, times, lives)
+    rest, archive = ([entry.span for entry in stored.coverage if entry.source == source] for source in ("rest", "archive"))
+    denied = intersection(stored.holes, intersection(rest, archive))
+    within = [hole for hole in denied if hole.end - hole.start < registry.BETWEEN_LIVES]
+    yield from _absent(series, "outage", "info", within, "no source has them")
+    one = subtract(stored.holes, denied)
+    yield from _absent(series, "missing", "warning", one, "one source answered without them, the other was not asked")
+    yield from _absent(series, "lost", "warning", stored.lost, "a source failed; run again")
+
+
+def _absent(series: Series, check: str, severity: Severity, spans: Sequence[TimeRange], why: str) -> Iterator[Finding]:
+    if not spans:
+        return
+    count = sum(registry.interval(series.interval).count(span) for span in spans) if series.interval else len(spans)
+    what = "bars" if series.interval else "stretches of settlements"
+    message = f"{count} {what} are not stored, first {iso(spans[0].start)}: {why}"
+    yield Finding(series, check, severity, TimeRange(spans[0].start, spans[-1].end), count, message)
+
+
+def _lives(store: Store, market: str) -> dict[str, list[TimeRange]]:
+    """When contracts lived, by symbol, as far as the exchange's rules or the lake tell."""
+    found: dict[str, list[TimeRange]] = {}
+    for symbol, rows in Symbols(store.root, market).contracts().items():
+        begins = [
+            min((time for time in (row["onboard_time"], row["first_time"]) if isinstance(time, int)), default=0) for row in rows
+        ]
+        ends = [row["delivery_time"] if isinstance(row["delivery_time"], int) else ended(row) for row in rows]
+        found[symbol] = [
+            TimeRange(max(0, begin - _ROUND_A_LIFE), max(begin, min(MAX_TIME, end + _ROUND_A_LIFE)))
+            for begin, end in zip(begins, ends, strict=True)
+        ]
+    return {symbol: list(union(lives)) for symbol, lives in found.items()}
+
+
+def _rank(finding: Finding) -> tuple[int, str, int, str]:
+    return SEVERITIES.index(finding.severity), str(finding.series), finding.span.start, finding.check
+
+
+def _step(series: Series) -> int:
+    return registry.interval(series.interval).typical_step if series.interval else 0

@@ -1,0 +1,207 @@
+"""Each check finds what it is for, in rows that are right but for that, and nothing else."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etl.model import Series
+from etl.ranges import DAY, HOUR, MINUTE, TimeRange, parse_time
+from etl.schema import arrow_schema
+from etl.transform import checks
+
+START = parse_time("2024-03-01")
+YEAR = TimeRange(parse_time("2024-01-01"), parse_time("2025-01-01"))
+MINUTES, HOURS = (Series("um", "klines", "X", interval) for interval in ("1m", "1h"))
+MARKS = Series("um", "mark_klines", "X", "1h")
+PREMIUM = Series("um", "premium_klines", "X", "1h")
+RATES = Series("um", "funding", "X")
+
+
+def bar(time, step=MINUTE, **wrong):
+    """A bar of 3 trades; `wrong` replaces fields."""
+    right = {"open_time": time, "open": 2.0, "high": 4.0, "low": 1.0, "close": 3.0, "close_time": time + step - 1,
+             "volume": 8.0, "quote_volume": 20.0, "count": 3,
+             "taker_buy_volume": 5.0, "taker_buy_quote_volume": 12.0}  # fmt: skip
+    return right | wrong
+
+
+def settlement(time, **wrong):
+    return {"funding_time": time, "funding_rate": 0.0001, "mark_price": 50.0, "rate_type": "Regular"} | wrong
+
+
+def table(series, rows):
+    schema = arrow_schema(series.dataset)
+    return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema)
+
+
+def found(findings):
+    return [(one.check, one.severity, one.count, one.times) for one in findings]
+
+
+def minutes(count=10):
+    return [bar(START + i * MINUTE) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("series", "rows"),
+    [
+        (MINUTES, minutes()),
+        (HOURS, [bar(START + i * HOUR, HOUR) for i in range(3)]),
+        (Series("um", "klines", "X", "1M"), [bar(parse_time("2024-02-01"), 29 * DAY), bar(START, 31 * DAY)]),
+        (Series("um", "klines", "X", "1w"), [bar(parse_time("2024-03-04"), 7 * DAY)]),
+        (PREMIUM, [bar(START, HOUR, open=-0.5, high=0.1, low=-0.5, close=-0.1)]),
+        (RATES, [settlement(START + i * 8 * HOUR + i) for i in range(5)]),
+        (RATES, [settlement(START, mark_price=None, rate_type=None), settlement(START + 1, rate_type="Special")]),
+        (MINUTES, []),
+    ],
+)
+def test_right_rows_have_no_finding(series, rows):
+    assert found(checks.of_rows(series, table(series, rows), YEAR)) == []
+
+
+AT = START + 5 * MINUTE
+
+
+@pytest.mark.parametrize(
+    ("check", "wrong"),
+    [
+        ("grid", {"open_time": AT + 1, "close_time": AT + MINUTE - 1}),
+        ("close_time", {"close_time": AT + MINUTE}),
+        ("ohlc", {"high": 2.9}),
+        ("ohlc", {"low": 2.1}),
+        ("ohlc", {"open": 5.0}),
+        ("ohlc", {"close": float("nan")}),
+        ("ohlc", {"high": float("inf"), "open": float("inf")}),
+        ("price", {"low": 0.0}),
+        ("volume", {"volume": -1.0, "taker_buy_volume": 0.0}),
+        ("volume", {"quote_volume": float("nan")}),
+        ("volume", {"count": -1}),
+        ("taker", {"taker_buy_volume": 8.1}),
+        ("taker", {"taker_buy_quote_volume": 20.1}),
+        ("trades", {"count": 0}),
+    ],
+)
+def test_a_wrong_bar_is_found(check, wrong):
+    rows = minutes()
+    rows[5] |= wrong
+    at = wrong.get("open_time", AT)
+    severity = "warning" if check == "trades" else "error"
+    assert found(checks.of_rows(MINUTES, table(MINUTES, rows), YEAR)) == [(check, severity, 1, (at,))]
+
+
+def test_a_bar_without_a_trade_is_true_and_told():
+    rows = minutes()
+    rows[5] = bar(AT, open=3.0, high=3.0, low=3.0, close=3.0, volume=0.0, quote_volume=0.0, count=0, taker_buy_volume=0.0,
+                  taker_buy_quote_volume=0.0)  # fmt: skip
+    assert found(checks.of_rows(MINUTES, table(MINUTES, rows), YEAR)) == [("no_trade", "info", 1, (AT,))]
+
+
+def test_order_duplicates_and_the_files_period():
+    rows = minutes()
+    swapped = [*rows[:4], rows[5], rows[4], *rows[6:]]
+    assert found(checks.of_rows(MINUTES, table(MINUTES, swapped), YEAR)) == [("order", "error", 1, (START + 4 * MINUTE,))]
+    twice = [*rows[:6], rows[5], *rows[6:]]
+    assert found(checks.of_rows(MINUTES, table(MINUTES, twice), YEAR)) == [("duplicate", "error", 1, (AT,))]
+    other = TimeRange(YEAR.start, AT)
+    assert found(checks.of_rows(MINUTES, table(MINUTES, rows), other)) == [
+        ("period", "error", 5, tuple(START + i * MINUTE for i in range(5, 10)))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("check", "severity", "rows", "times"),
+    [
+        ("duplicate", "error", [settlement(START), settlement(START + 7)], (START + 7,)),
+        ("duplicate", "error", [settlement(START, rate_type=None), settlement(START + 7)], (START + 7,)),
+        ("rate", "error", [settlement(START, funding_rate=float("nan"))], (START,)),
+        ("price", "error", [settlement(START, mark_price=0.0)], (START,)),
+        ("funding_time", "warning", [settlement(START + MINUTE)], (START + MINUTE,)),
+        (
+            "funding_step", "info",
+            [settlement(START + hour * HOUR + 3) for hour in (0, 8, 16, 20, 24)], (START + 16 * HOUR,),
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_settlement_is_found(check, severity, rows, times):
+    assert found(checks.of_rows(RATES, table(RATES, rows), YEAR)) == [(check, severity, 1, times)]
+
+
+SPAN = TimeRange(START, START + 10 * MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("covered", "holes", "absent", "count"),
+    [
+        ([SPAN], [], [], None),
+        ([SPAN], [TimeRange(AT, AT + MINUTE)], [5], None),
+        ([TimeRange(YEAR.start, YEAR.end)], [], [], None),  # before and behind there was no life
+        ([SPAN], [TimeRange(AT, AT + MINUTE)], [], 1),  # a hole that has a row
+        ([TimeRange(START, AT)], [], [], 5),  # rows that nobody answered
+        ([SPAN], [], [5, 6], 2),  # an absence that is not recorded
+    ],
+)
+def test_a_footer_that_says_otherwise(covered, holes, absent, count):
+    times = checks.times_of("klines", table(MINUTES, [row for i, row in enumerate(minutes()) if i not in absent]))
+    findings = list(checks.of_coverage(MINUTES, times, covered, holes))
+    assert [(one.check, one.severity, one.count) for one in findings] == ([("footer", "error", count)] if count else [])
+
+
+def test_rows_outside_of_every_life():
+    times = checks.times_of("klines", table(MINUTES, minutes()))
+    lives = [TimeRange(START, START + 3 * MINUTE), TimeRange(START + 6 * MINUTE, START + DAY)]
+    assert found(checks.of_life(MINUTES, times, lives)) == [
+        ("life", "warning", 3, tuple(START + i * MINUTE for i in (3, 4, 5)))
+    ]
+    assert found(checks.of_life(MINUTES, times, [])) == []
+
+
+def hour_of(parts):
+    """The hour that those minutes make, by Python's own arithmetic."""
+    return bar(
+        parts[0]["open_time"], HOUR, open=parts[0]["open"], close=parts[-1]["close"],
+        high=max(part["high"] for part in parts), low=min(part["low"] for part in parts),
+        **{name: sum(part[name] for part in parts)
+           for name in ("volume", "quote_volume", "count", "taker_buy_volume", "taker_buy_quote_volume")},
+    )  # fmt: skip
+
+
+@given(data=st.data(), wrong=st.sampled_from(["open", "high", "low", "close", "volume", "quote_volume", "count"]))
+def test_an_hour_that_is_not_the_sum_of_its_minutes(data, wrong):
+    prices = st.integers(10, 99).map(float)
+    parts = []
+    for i in range(240):
+        a, b, c, d = sorted(data.draw(st.lists(prices, min_size=4, max_size=4))) if i % 60 < 3 else (1.0, 2.0, 3.0, 4.0)
+        parts.append(bar(START + i * MINUTE, open=b, close=c, low=a, high=d))
+    hours = [hour_of(parts[i : i + 60]) for i in range(0, 240, 60)]
+    fine = [*parts[:70], *parts[71:]]  # the second hour lacks a minute, and is not compared
+
+    def sums():
+        return found(checks.of_intervals(HOURS, table(HOURS, hours), MINUTES, table(MINUTES, fine)))
+
+    assert sums() == []
+    for index in (1, 2):
+        hours[index][wrong] += 1
+    assert sums() == [("sums", "warning", 1, (START + 2 * HOUR,))]
+
+
+def test_a_month_is_the_sum_of_its_days():
+    month, days = Series("um", "klines", "X", "1M"), Series("um", "klines", "X", "1d")
+    parts = [bar(START + i * DAY, DAY, volume=float(i), taker_buy_volume=0.0) for i in range(31)]
+    whole = hour_of(parts) | {"close_time": START + 31 * DAY - 1}
+    assert found(checks.of_intervals(month, table(month, [whole]), days, table(days, parts))) == []
+    assert found(checks.of_intervals(month, table(month, [whole | {"volume": 1.0}]), days, table(days, parts))) == [
+        ("sums", "warning", 1, (START,))
+    ]
+    assert found(checks.of_intervals(month, table(month, [whole | {"volume": 1.0}]), days, table(days, parts[:-1]))) == []
+
+
+def test_what_a_source_has_otherwise_or_besides():
+    rows = minutes()
+    others = [rows[3] | {"close": 3.5}, rows[4], bar(START + 20 * MINUTE)]
+    assert found(checks.of_difference(MINUTES, table(MINUTES, rows), table(MINUTES, others), "the archive")) == [
+        ("differs", "warning", 1, (START + 3 * MINUTE,)),
+        ("extra", "info", 8, tuple(START + i * MINUTE for i in (0, 1, 2, 5, 6, 7, 8, 9))),
+        ("absent", "error", 1, (START + 20 * MINUTE,)),
+    ]
+    assert found(checks.of_difference(MINUTES, table(MINUTES, rows), table(MINUTES, rows), "REST")) == []
