@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -392,12 +392,7 @@ class Pipeline:
             return replace(found, reread=self._sources.republished(want.series, read)) if again else found
 
         futures = [self._threads.submit(file, want) if helps(want) or looks_back else None for want in wants]
-        try:
-            return list(self._results(wants, futures, outcome))
-        finally:
-            for waiting in futures:
-                if waiting:
-                    waiting.cancel()
+        return _results(wants, futures, outcome)
 
     def _files(self, want: Want) -> Want:
         missing, now = subtract(want.missing, want.rest_only), self._sources.now(want.series.market)
@@ -466,22 +461,7 @@ class Pipeline:
         answers = (1,) if outcome.dry_run else ()  # a plan may err; a run must not take one empty answer for the truth
         wants = [replace(want, first_bar=want.missing[0].start) if self._has_begun(want) else want for want in wants]
         futures = [self._threads.submit(self._begin, want, *answers) if want.needs_probe else None for want in wants]
-        try:
-            return list(self._results(wants, futures, outcome))
-        finally:
-            for waiting in futures:
-                if waiting:
-                    waiting.cancel()
-
-    def _results(self, wants: Sequence[Want], futures: Sequence[Future[Want] | None], outcome: Outcome) -> Iterator[Want]:
-        """The wants as the futures made them; a series whose future failed fails alone."""
-        for want, future in zip(wants, futures, strict=True):
-            try:
-                yield future.result() if future else want
-            except (Refused, Cancelled):
-                raise
-            except EtlError as error:
-                outcome.failed.append((want.series, error))
+        return _results(wants, futures, outcome)
 
     def _begin(self, want: Want, *answers: int) -> Want:
         """The want with its first bar; with the archive alone where REST does not tell."""
@@ -621,6 +601,23 @@ class Pipeline:
 
     def _ends(self, store: Store, series: Series) -> int:
         return min(self._contract(store, series).ends, self._over.get(series, MAX_TIME))
+
+
+def _results(wants: Sequence[Want], futures: Sequence[Future[Want] | None], outcome: Outcome) -> list[Want]:
+    """The wants as the futures made them; a series whose future failed fails alone."""
+    made: list[Want] = []
+    try:
+        for want, future in zip(wants, futures, strict=True):
+            try:
+                made.append(future.result() if future else want)
+            except (Refused, Cancelled):
+                raise
+            except EtlError as error:
+                outcome.failed.append((want.series, error))
+    finally:
+        for waiting in filter(None, futures):
+            waiting.cancel()
+    return made
 
 
 def _until(span: TimeRange, contract: Contract, sources: Sequence[Source]) -> TimeRange:
