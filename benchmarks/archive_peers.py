@@ -47,7 +47,7 @@ def _historical_data(url: str, folder: Path, symbol: str, first: date, last: dat
 
     from binance_historical_data import BinanceDataDumper
 
-    class Dumper(BinanceDataDumper):  # type: ignore[misc]
+    class Dumper(BinanceDataDumper):  # type: ignore[misc]  # the peer is not installed where types are checked
         _base_url = property(lambda _: f"{url}/data", lambda *_: None)
 
         def get_list_all_trading_pairs(self) -> list[str]:

@@ -10,6 +10,7 @@ from etl import config, registry
 from etl.config import Settings
 from etl.lake.store import Store
 from etl.model import Series
+from etl.pipeline import Progress, Stop
 from etl.sim.server import Simulator
 
 
@@ -56,3 +57,15 @@ def partitions(lake: Path) -> dict[str, tuple[str, int]]:
 def pages(exchange: Simulator) -> int:
     """How many page requests the exchange has answered since its last reset."""
     return sum(1 for request in exchange.requests if request.page)
+
+
+class StopAfter(Progress):
+    """Ends a run when so many windows were answered."""
+
+    def __init__(self, stop: Stop, windows: int) -> None:
+        self.stop, self.left = stop, windows
+
+    def page(self, rows: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.stop.set()

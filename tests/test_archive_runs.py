@@ -24,7 +24,7 @@ from etl.sim.faults import Faults
 from etl.sim.market import GeneratedWorld
 from etl.sim.server import Simulator
 
-from .exchange import pages, partitions, settings, stored, truth
+from .exchange import StopAfter, pages, partitions, settings, stored, truth
 
 # A Sunday: the month of February is published on Monday, its days are all there.
 NOW = parse_time("2026-03-01T12:00:30")
@@ -1102,25 +1102,6 @@ def test_a_month_lake_equals_a_year_lake(exchange, tmp_path):
 
 
 # ---- 14. interrupted
-
-
-class StopAfter:
-    def __init__(self, stop, windows):
-        self.stop, self.left = stop, windows
-
-    def start(self, jobs, weight):
-        pass
-
-    def page(self, rows):
-        self.left -= 1
-        if self.left == 0:
-            self.stop.set()
-
-    def receipt(self, receipt):
-        pass
-
-    def finish(self):
-        pass
 
 
 @pytest.mark.parametrize("source", ["auto", "archive"])

@@ -19,7 +19,7 @@ from etl.sim.faults import Faults
 from etl.sim.market import GeneratedWorld
 from etl.sim.server import Simulator
 
-from .exchange import pages, partitions, settings, stored, truth
+from .exchange import StopAfter, pages, partitions, settings, stored, truth
 
 NOW = parse_time("2026-03-01T12:00:30")
 
@@ -234,7 +234,7 @@ def test_a_stopped_run_keeps_its_pages_and_the_next_one_asks_for_the_rest_only(e
     lake, stop = tmp_path / "lake", Stop()
     wanted = select("klines", "BTCUSDT", "1m", "2026-02-01", "2026-02-11")
     exchange.faults = Faults([{"action": "stall", "path": "klines", "after": 4, "first": 1, "seconds": 0.3}])
-    with Pipeline(settings(exchange, lake, workers=1), stop=stop, progress=_StopAfter(stop, 4)) as pipeline:
+    with Pipeline(settings(exchange, lake, workers=1), stop=stop, progress=StopAfter(stop, 4)) as pipeline:
         outcome = pipeline.sync("backfill", [wanted])
     assert isinstance(outcome.stopped, Cancelled)
     assert 0 < outcome.rows_written < 14_400
@@ -242,25 +242,6 @@ def test_a_stopped_run_keeps_its_pages_and_the_next_one_asks_for_the_rest_only(e
     kept = outcome.rows_written
     again = run(exchange, lake, wanted)
     assert (again.exit_code, again.rows_written) == (0, 14_400 - kept)
-
-
-class _StopAfter:
-    def __init__(self, stop, pages):
-        self.stop, self.left = stop, pages
-
-    def start(self, jobs, weight):
-        pass
-
-    def page(self, rows):
-        self.left -= 1
-        if self.left == 0:
-            self.stop.set()
-
-    def receipt(self, receipt):
-        pass
-
-    def finish(self):
-        pass
 
 
 def test_a_month_lake_equals_a_year_lake(exchange, tmp_path):

@@ -7,6 +7,7 @@ is charged is therefore never less than what the server counts.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from threading import Lock
@@ -32,7 +33,7 @@ class Ticket:
     sent: Now
 
 
-class Pool:
+class Pool(ABC):
     """What the pools have in common: after a 429 nobody sends for a while, after a refusal nobody ever."""
 
     def __init__(self, limit: int, share: float) -> None:
@@ -85,13 +86,15 @@ class Pool:
         """A request heavier than the whole budget goes alone rather than never."""
         return used + weight <= self._cap or used == 0
 
+    @abstractmethod
     def _wait(self, weight: int, now: Now) -> int:
-        raise NotImplementedError
+        """How long, in ms, a request of that weight has to wait; 0 if it may leave."""
 
+    @abstractmethod
     def _charge(self, ticket: Ticket, now: Now) -> None:
-        raise NotImplementedError
+        """Count what has left."""
 
-    def _synchronise(self, ticket: Ticket, now: Now, used: int) -> None:
+    def _synchronise(self, ticket: Ticket, now: Now, used: int) -> None:  # noqa: B027 - not every pool has such counts
         """Counts of the server; a pool without them has nothing to learn."""
 
 

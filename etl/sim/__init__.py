@@ -33,10 +33,10 @@ def serve(
     (see `etl.sim.faults`), `start_ms`, `frozen` and `speed` are the exchange's clock. UsageError for a bad file or folder.
     """
     from .clock import Clock  # noqa: PLC0415 - numpy and the server are for this command alone
-    from .faults import Faults  # noqa: PLC0415
-    from .market import GeneratedWorld  # noqa: PLC0415
-    from .replay import ReplayWorld  # noqa: PLC0415
-    from .server import Simulator  # noqa: PLC0415
+    from .faults import Faults  # noqa: PLC0415 - heavy
+    from .market import GeneratedWorld  # noqa: PLC0415 - heavy
+    from .replay import ReplayWorld  # noqa: PLC0415 - heavy
+    from .server import Simulator  # noqa: PLC0415 - heavy
 
     world = ReplayWorld(replay, quiet=quiet) if replay else GeneratedWorld(seed=seed, symbols=symbols)
     stop = Event()

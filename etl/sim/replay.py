@@ -395,7 +395,7 @@ def _read_feather(file: Path, _place: Path, market: str) -> list[_Recording]:
     if not name:
         raise _LeftOut("its bars lack close_time, quote_volume, count, taker_buy_volume, taker_buy_quote_volume")
     import pyarrow as pa  # noqa: PLC0415 - 0.3 s of CPU that folders without Feather need not pay
-    from pyarrow import feather  # noqa: PLC0415
+    from pyarrow import feather  # noqa: PLC0415 - heavy
 
     table = feather.read_table(file)
     times = table["date"].cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64()).to_pylist()
