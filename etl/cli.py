@@ -302,6 +302,41 @@ def verify(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
 
 
 @cli.command()
+@click.argument("datasets", nargs=-1)
+@selection
+@click.option(
+    "--against",
+    type=click.Choice(["archive", "rest"]),
+    help="Let the rows of that source take the place of those that differ (a sample with REST).",
+)
+@writing
+@common
+def repair(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None, **options: Any) -> None:
+    """Fetch again what verify and status find missing or wrong, of one source after the other, and say what stays.
+
+    Damaged files are moved to the lake's quarantine folder; a file that loses rows is copied there before. Exit 1 if something
+    stays wrong.
+    """
+    from . import repair as repairing  # noqa: PLC0415 - heavy
+
+    _check_names(datasets, options)
+    settings = _settings(options)
+    quiet = options["quiet"] or options["dry_run"]
+    with _stoppable(options["max_duration"]) as stop:
+        outcome = repairing.repair(
+            settings,
+            _chosen(datasets, options),
+            source=options["source"],
+            against=against,
+            stop=stop,
+            progress=_progress(settings, quiet=quiet),
+            dry_run=options["dry_run"],
+            wait=options["wait"] or 0.0,
+        )
+    _tell(outcome, options)
+
+
+@cli.command()
 @click.option("--market", default="um", metavar="NAME", help=f"{', '.join(registry.MARKETS)} (default um).")
 @click.option("--at", callback=_time, metavar="TIME", help="Only what traded at that time.")
 @source
@@ -495,6 +530,11 @@ def _sync(
         outcome = pipeline.sync(
             command, selections, stored=stored, lookback=lookback, dry_run=options["dry_run"], wait=options["wait"] or 0.0
         )
+    _tell(outcome, options)
+
+
+def _tell(outcome: Outcome, options: dict[str, Any]) -> NoReturn:
+    """Print the outcome in the way that was asked for, and exit with its code."""
     if outcome.dry_run:
         prepared = outcome.requests, outcome.weight
         if options["as_json"]:
@@ -522,6 +562,7 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
         "gaps": [{**report.span_json(gap.series, gap.span), "verdict": gap.verdict} for gap in outcome.gaps],
         "changed": [report.finding_json(finding) for finding in outcome.findings if finding.check == "changed"],
         "findings": [report.finding_json(finding) for finding in outcome.findings if finding.check != "changed"],
+        **({"left": [report.finding_json(finding) for finding in outcome.left]} if outcome.command == "repair" else {}),
         **_failures(outcome),
     }
     return document
@@ -533,7 +574,11 @@ def _failures(outcome: Outcome) -> dict[str, Any]:
         "exit_code": outcome.exit_code,
     }
     if outcome.exit_code:
-        error = outcome.stopped or SeriesFailed(f"{len(outcome.failed)} series failed; what could be fetched is stored")
+        error = outcome.stopped or (
+            SeriesFailed(f"{len(outcome.failed)} series failed; what could be fetched is stored")
+            if outcome.failed
+            else EtlError(f"{len(outcome.left)} findings stay, because no source has it otherwise")
+        )
         failures["error"] = {"type": type(error).__name__, "message": str(error)}
     return failures
 
@@ -541,6 +586,8 @@ def _failures(outcome: Outcome) -> dict[str, Any]:
 def _say_outcome(outcome: Outcome) -> None:
     for finding in outcome.findings:
         log.warning("%s: %s", finding.series, finding.message)
+    for finding in outcome.left:
+        log.error("%s stays as it is, because every source that was asked has it so: %s", finding.series, finding.message)
     for series, error in outcome.failed:
         log.error("%s failed: %s", series, error)
     for line in report.gaps_text((gap.series, gap.span, gap.verdict) for gap in outcome.gaps):

@@ -9,12 +9,15 @@ EtlError
 ├── NotPublished      ask another source, or later: no such file   exit 1
 ├── BadAnswer         the answer does not make sense: report it    exit 1
 ├── LakeError         look at the disk or the lake                 exit 1
-│   └── LakeLocked    wait for the other writer                    exit 1
+│   ├── LakeLocked    wait for the other writer                    exit 1
+│   └── Damaged       fetch the file again, this one is set aside  exit 1
 ├── SeriesFailed      run again: some series failed, rest is kept  exit 3
 └── Cancelled         nothing: somebody asked us to stop           exit 130 or 143
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 class EtlError(Exception):
@@ -75,6 +78,15 @@ class LakeError(EtlError):
 
 class LakeLocked(LakeError):
     """Another process writes to this lake."""
+
+
+class Damaged(LakeError):
+    """The file at `path` does not hold what it should: it can only be set aside, and its rows fetched again."""
+
+    # The default is for pickle, as above.
+    def __init__(self, message: str, path: Path = Path()) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class SeriesFailed(EtlError):

@@ -218,6 +218,8 @@ class Job:
     """REST is known to have no bar before this (ms UTC)."""
     silent: tuple[TimeRange, ...] = ()
     """Where a listing names no file of the archive, and none is to come."""
+    anew: tuple[TimeRange, ...] = ()
+    """Where the stored rows are wrong: what the answers bring takes their place."""
 
     @property
     def requests(self) -> int:

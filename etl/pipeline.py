@@ -19,11 +19,12 @@ from typing import Any, Self
 from . import execute, publication, registry
 from . import plan as planning
 from .config import Settings
-from .errors import BadAnswer, Cancelled, EtlError, LakeError, NotServed, Refused, SeriesFailed, UsageError
+from .errors import BadAnswer, Cancelled, Damaged, EtlError, LakeError, NotServed, Refused, SeriesFailed, UsageError
 from .lake import views
 from .lake.files import replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
+from .mend import Wrong
 from .model import SOURCES, Coverage, Finding, Job, Partition, Receipt, Series, Source
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
@@ -90,17 +91,37 @@ class Outcome:
     gaps: list[Gap] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     failed: list[tuple[Series, EtlError]] = field(default_factory=list)
+    left: list[Finding] = field(default_factory=list)
+    """What a repair could not put right."""
     stopped: EtlError | None = None
     """What ended the run before its work was done: the exchange's refusal, a signal, --max-duration."""
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 some series failed, 4 refused, 130 interrupted (contract 4)."""
+        """0 all done, 1 a repair left something, 3 some series failed, 4 refused, 130 interrupted (contract 4)."""
         if isinstance(self.stopped, Refused | Cancelled):
             return self.stopped.exit_code
         if self.failed:
             return SeriesFailed.exit_code
-        return self.stopped.exit_code if self.stopped else 0
+        return self.stopped.exit_code if self.stopped else EtlError.exit_code if self.left else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What is asked for in one go: series with start and end (ms UTC), how far back to read again, what is to come anew, and
+    of whom, where not every source may be asked.
+    """
+
+    asked: Sequence[tuple[Series, int, int]]
+    lookback: int = 0
+    anew: Mapping[Series, tuple[TimeRange, ...]] = field(default_factory=dict)
+    by: Source | None = None
+    republished: bool = False
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether to notice what the archive has published again."""
+        return self.lookback > 0 or self.republished
 
 
 class Stop(threading.Event):
@@ -171,43 +192,107 @@ class Pipeline:
         With `lookback` (ms) the last stretch before now is read again. UsageError, before anything is written, for what the
         exchange does not know; what fails later is in the outcome.
         """
-        root, network, layout = self.settings.lake, self.settings.network, self.settings.partition
-        store = Store.open(root, network=network, layout=layout)
+        store = self._open()
         outcome = Outcome(command, dry_run=dry_run)
         asked = self._asked(store, selections, stored, outcome)
         if not asked and not outcome.failed:
             raise UsageError(
-                f"nothing to do: the lake at {root} holds no such series; etl backfill, or config/universe.toml, adds them"
+                f"nothing to do: the lake at {self.settings.lake} holds no such series; "
+                "etl backfill, or config/universe.toml, adds them"
             )
         if dry_run:
-            wants = self._probe(
-                self._filed(self._wants(store, asked, lookback, outcome), outcome, looks_back=lookback > 0), outcome
-            )
-            outcome.jobs = self._plan(wants, store)
-            outcome.eta_s = self._eta(outcome.jobs)
-            self._count(outcome)
+            self._only_plan(outcome, store, _Round(asked, lookback))
             return outcome
         with store.lock(wait, sleep=self._stop.wait):
-            store = Store.open(root, network=network, layout=layout)  # another writer may have made it meanwhile
-            store.create(network)
-            wants = self._wants(store, asked, lookback, outcome)
-            try:
-                filed = {want.series: want for want in self._filed(wants, outcome, looks_back=lookback > 0)}
-                wants = [filed.get(want.series, want) for want in wants]
-                self._run(outcome, store, list(filed.values()))
-            except (Refused, Cancelled) as error:
-                outcome.stopped = error
-            finally:
-                self._progress.finish()
-            if isinstance(outcome.stopped, Cancelled):
-                outcome.stopped.exit_code = self._stop.exit_code
-            self._known_gaps(outcome, store, wants)
+            store = self._open()  # another writer may have made it meanwhile
+            store.create(self.settings.network)
+            self._round(outcome, store, _Round(asked, lookback))
             self._finish(outcome, store)
         return outcome
 
-    def _run(self, outcome: Outcome, store: Store, wants: Sequence[Want]) -> None:
+    def repair(
+        self,
+        wrong: Callable[[], Wrong],
+        stored: Callable[[Series], bool],
+        *,
+        against: Source | None = None,
+        dry_run: bool = False,
+        wait: float = 0.0,
+    ) -> Outcome:
+        """Fetch what is missing of the stored series for which `stored` is true, and anew what `wrong` names: of the cheapest
+        source, then of each one, as long as something is named. With `against` of that source alone; then its rows stand.
+        """
+        store = self._open()
+        outcome = Outcome("repair", dry_run=dry_run)
+        if dry_run:
+            asked, anew = self._asked_again(store, list(filter(stored, store.series())), wrong(), outcome)
+            self._only_plan(outcome, store, _Round(asked, republished=bool(against), anew=anew, by=against))
+            return outcome
+        with store.lock(wait, sleep=self._stop.wait):
+            # REST is the last one, because its settlements say more, and its rows stand elsewhere, too.
+            for turn, by in enumerate((against,) if against else (None, "archive", "rest")):
+                named = wrong()
+                chosen = filter(named.spans.__contains__ if turn else stored, store.series())
+                asked, anew = self._asked_again(store, list(chosen), named, outcome)
+                outcome.failed = [(series, error) for series, error in outcome.failed if series not in named.spans]
+                for series, error in named.damaged:
+                    self._set_aside(store, series, error, outcome)
+                self._round(outcome, store, _Round(asked, republished=bool(against), anew=anew, by=by))
+                if outcome.stopped or not named.spans:
+                    break
+            self._finish(outcome, store)
+        return outcome
+
+    def _open(self) -> Store:
+        return Store.open(self.settings.lake, network=self.settings.network, layout=self.settings.partition)
+
+    def _only_plan(self, outcome: Outcome, store: Store, turn: _Round) -> None:
+        wants = self._filed(self._wants(store, turn, outcome), outcome, looks_back=turn.looks_back)
         outcome.jobs = self._plan(self._probe(wants, outcome), store)
-        self._progress.start(outcome.jobs, self._spent)
+        outcome.eta_s = self._eta(outcome.jobs)
+        self._count(outcome)
+
+    def _round(self, outcome: Outcome, store: Store, turn: _Round) -> None:
+        """Do what is asked; then again what failed because a file turned out to be damaged, which is set aside."""
+        wants = self._wants(store, turn, outcome)
+        try:
+            filed = {want.series: want for want in self._filed(wants, outcome, looks_back=turn.looks_back)}
+            wants = [filed.get(want.series, want) for want in wants]
+            self._run(outcome, store, list(filed.values()))
+        except (Refused, Cancelled) as error:
+            outcome.stopped = error
+        finally:
+            self._progress.finish()
+        if isinstance(outcome.stopped, Cancelled):
+            outcome.stopped.exit_code = self._stop.exit_code
+        damaged = [(series, error) for series, error in outcome.failed if isinstance(error, Damaged)]
+        outcome.failed = [(series, error) for series, error in outcome.failed if not isinstance(error, Damaged)]
+        held = [(series, _held(store, series, error)) for series, error in damaged]
+        moved = {series for series, error in damaged if self._set_aside(store, series, error, outcome)}
+        self._known_gaps(outcome, store, [want for want in wants if want.series not in moved])
+        if moved:
+            asked = [one for one in turn.asked if one[0] in moved]
+            again = [(series, span.start, span.end) for series, span in held if series in moved and span]
+            self._round(outcome, store, replace(turn, asked=[*asked, *again]))
+
+    def _set_aside(self, store: Store, series: Series, error: Damaged, outcome: Outcome) -> bool:
+        """Move a damaged file out of the way; whether that could be done."""
+        try:
+            place = store.set_aside(error.path)
+        except LakeError as failure:
+            outcome.failed.append((series, failure))
+            return False
+        period = store.period(error.path) or TimeRange(0, 0)
+        message = (
+            f"{error.path} was damaged ({error.__cause__ or error}); it lies in {place} now, and its rows are fetched again"
+        )
+        outcome.findings.append(Finding(series, "damaged", "warning", period, 1, message))
+        return True
+
+    def _run(self, outcome: Outcome, store: Store, wants: Sequence[Want]) -> None:
+        jobs = self._plan(self._probe(wants, outcome), store)
+        outcome.jobs += jobs
+        self._progress.start(jobs, self._spent)
         worker = Worker(
             store,
             self._sources.rest,
@@ -218,7 +303,7 @@ class Pipeline:
             listing=lambda series: self._listing(store, series),
             answered=self._progress.page,
         )
-        receipts = execute.in_threads(worker.run, outcome.jobs, workers=self.settings.workers, load=self._load)
+        receipts = execute.in_threads(worker.run, jobs, workers=self.settings.workers, load=self._load)
         derived = False  # with the first file: the catalog is made while the other jobs wait for answers
         try:
             for receipt in receipts:
@@ -307,11 +392,9 @@ class Pipeline:
         for series in store.series() if stored else ():
             if stored and stored(series):
                 try:
-                    files = store.files(series)
+                    asked.append((series, _wanted_since(store, series), self._sources.now(series.market)))
                 except LakeError as error:
                     outcome.failed.append((series, error))
-                    continue
-                asked.append((series, _wanted_since(files), self._sources.now(series.market)))
         for selection in selections:
             now = self._sources.now(selection.market)
             if selection.start is not None and selection.start >= now:
@@ -320,38 +403,69 @@ class Pipeline:
             asked += [(series, selection.start or 0, end) for series in self._expand(store, selection)]
         return asked
 
-    def _wants(self, store: Store, asked: Sequence[tuple[Series, int, int]], lookback: int, outcome: Outcome) -> list[Want]:
-        """What is wanted of each series, each series once; a series whose files cannot be read fails alone."""
-        wants: dict[Series, Want] = {}
-        for series, start, end in asked:
-            now = self._sources.now(series.market)
-            span = planning.wanted(series, max(start, registry.market(series.market).first_time), end, now)
-            if series in wants:
-                before = wants[series].span
-                span = TimeRange(min(span.start, before.start), max(span.end, before.end))
+    def _asked_again(
+        self, store: Store, chosen: Sequence[Series], named: Wrong, outcome: Outcome
+    ) -> tuple[list[tuple[Series, int, int]], dict[Series, tuple[TimeRange, ...]]]:
+        """The series, from where each was first wanted to where its answers end or its wrong rows do; and what is wrong."""
+        asked: list[tuple[Series, int, int]] = []
+        anew: dict[Series, tuple[TimeRange, ...]] = {}
+        for series in chosen:
+            whole = (_held(store, series, error) for one, error in named.damaged if one == series)
+            wrong = anew[series] = union([*named.spans.get(series, ()), *whole])
             try:
-                files = store.files(series)
+                since = _wanted_since(store, series)
+                ends = [entry.span.end for file in store.sound(series)[0] for entry in file.coverage]
             except LakeError as error:
                 outcome.failed.append((series, error))
                 continue
+            spans = (*wrong, TimeRange(since, max([since, *ends])))
+            asked.append((series, min(span.start for span in spans), max(span.end for span in spans)))
+        return asked, anew
+
+    def _wants(self, store: Store, turn: _Round, outcome: Outcome) -> list[Want]:
+        """What is wanted of each series, each series once; a series whose files cannot be read fails alone.
+
+        A damaged file is set aside, and its rows are wanted, too.
+        """
+        wants: dict[Series, Want] = {}
+        for series, start, end in turn.asked:
+            now = self._sources.now(series.market)
+            try:
+                files, damaged = store.sound(series)
+            except LakeError as error:
+                outcome.failed.append((series, error))
+                continue
+            if not outcome.dry_run and not all(self._set_aside(store, series, error, outcome) for error in damaged):
+                continue
+            held = [span for error in damaged if (span := _held(store, series, error))]
+            since = max(min([start, *(span.start for span in held)]), registry.market(series.market).first_time)
+            span = planning.wanted(series, since, max([end, *(span.end for span in held)]), now)
+            if series in wants:
+                before = wants[series].span
+                span = TimeRange(min(span.start, before.start), max(span.end, before.end))
             covered = union(c.span for file in files for c in file.coverage)
             contract = self._contract(store, series)
             sources = self._sources.of(series.market, listed=contract.listed)
+            if turn.by:
+                sources = tuple(source for source in sources if source == turn.by)
+            if not sources:
+                continue
             entries = [entry for file in files for entry in file.coverage]
             first_row = min((file.first for file in files if file.first is not None), default=None)
             nothing = _nothing(series, files, first_row)
             denied = {by: intersection(nothing, (entry.span for entry in entries if entry.source == by)) for by in SOURCES}
             again: tuple[TimeRange, ...] = ()
-            if lookback and "rest" in sources:
-                recent = TimeRange(max(0, (now - lookback) // MINUTE * MINUTE), MAX_TIME)
+            if turn.lookback and "rest" in sources:
+                recent = TimeRange(max(0, (now - turn.lookback) // MINUTE * MINUTE), MAX_TIME)
                 # What a file of the archive brought is read again where it was published again, and not over REST.
                 final = (entry.span for entry in entries if entry.sha256 and series.interval and "archive" in sources)
                 again = intersection(covered, subtract([recent], final))
             covered = subtract(covered, [*again, *(span for by in sources for span in subtract(nothing, denied[by]))])
             span = _until(span, contract, sources)
             self._stored_rows |= {file.partition: file.rows for file in files}
-            wanted = min(span.start, _wanted_since(files)) if files else span.start
-            want = Want(series, span, covered, first_row, contract.ends, wanted=wanted, sources=sources)
+            wanted = min(span.start, _since(files)) if files else span.start
+            anew = intersection([span], turn.anew.get(series, ()))
+            want = Want(series, span, covered, first_row, contract.ends, wanted=wanted, sources=sources, anew=anew)
             wants[series] = replace(
                 want, rest_only=union([*again, *denied["archive"]]), archive_only=subtract(denied["rest"], again)
             )
@@ -565,6 +679,8 @@ class Pipeline:
         """Every absence inside the wanted ranges: what the lake records as holes, and what could not be asked."""
         worked = {series for job in outcome.jobs for series in job.series}
         failed = {series for series, _ in outcome.failed}
+        mine = {want.series for want in wants}
+        outcome.gaps = [gap for gap in outcome.gaps if gap.series not in mine]
         for want in wants:
             refusal = self._sources.refusals.get(want.series.market)
             unfinished = want.series in failed or outcome.stopped is not None or refusal is not None
@@ -594,10 +710,12 @@ class Pipeline:
                 if _step(series) < _step(known):
                     finest[series.symbol] = series
         beginning = registry.market(market).first_time
-        return {
-            symbol: _lives(series, store.files(series), beginning, min(self._ends(store, series), self._sources.now(market)))
-            for symbol, series in sorted(finest.items())
-        }
+        lives: dict[str, list[Life]] = {}
+        for symbol, series in sorted(finest.items()):
+            files, damaged = store.sound(series)
+            ends = min(self._ends(store, series), self._sources.now(market))
+            lives[symbol] = [Life(None, None)] if damaged else _lives(series, files, beginning, ends)
+        return lives
 
     def _ends(self, store: Store, series: Series) -> int:
         return min(self._contract(store, series).ends, self._over.get(series, MAX_TIME))
@@ -640,8 +758,24 @@ def _step(series: Series) -> int:
     return registry.interval(series.interval or "1d").typical_step
 
 
-def _wanted_since(files: Sequence[Stored]) -> int:
-    """Since when a stored series is wanted: by what its files say, or since its first coverage."""
+def _wanted_since(store: Store, series: Series) -> int:
+    """Since when a stored series is wanted, as far as its files can say it."""
+    files, damaged = store.sound(series)
+    held = [span for error in damaged if (span := _held(store, series, error))]
+    return min([*([_since(files)] if files or not held else []), *(span.start for span in held)])
+
+
+def _held(store: Store, series: Series, error: Damaged) -> TimeRange:
+    """What a damaged file was about: by its footer, where that can be read, or its name; nothing where neither says it."""
+    try:
+        spans = [entry.span for entry in store.read(series, error.path).coverage]
+        return TimeRange(min(span.start for span in spans), max(span.end for span in spans))
+    except (LakeError, ValueError):
+        return store.period(error.path) or TimeRange(0, 0)
+
+
+def _since(files: Sequence[Stored]) -> int:
+    """Since when a series is wanted: by what its files say, or since its first coverage."""
     since = [file.wanted for file in files if file.wanted is not None]
     asked = [span.start for file in files for span in (*(c.span for c in file.coverage), *file.lost)]
     return min([*since, *asked], default=0)

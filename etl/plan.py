@@ -68,11 +68,13 @@ class Want:
     """What the archive is not asked for: the look-back of what came from REST, and what the archive answered without."""
     archive_only: tuple[TimeRange, ...] = ()
     """What REST is not asked for, because it answered without."""
+    anew: tuple[TimeRange, ...] = ()
+    """What is covered, and missing all the same, because the stored rows there are wrong."""
 
     @property
     def missing(self) -> tuple[TimeRange, ...]:
         """Wanted and not covered."""
-        return subtract([self.span], self.covered)
+        return subtract([self.span], subtract(self.covered, self.anew))
 
     @property
     def needs_probe(self) -> bool:
@@ -291,7 +293,19 @@ def _bars(want: Want, pieces: Sequence[_Piece], endpoint: Endpoint, tier: PageTi
 
 def _job(want: Want, places: tuple[Partition, ...], windows: tuple[Window, ...], empty: tuple[TimeRange, ...] = ()) -> Job:
     rest_from = want.rest_from if "rest" in want.sources else 0
-    return Job((want.series,), places, want.sources, windows, empty, want.life, want.loose, want.wanted, rest_from, want.silent)
+    return Job(
+        (want.series,),
+        places,
+        want.sources,
+        windows,
+        empty,
+        want.life,
+        want.loose,
+        want.wanted,
+        rest_from,
+        want.silent,
+        want.anew,
+    )
 
 
 def _asks(want: Want, endpoint: Endpoint, tier: PageTier, span: TimeRange) -> Iterator[Window]:
@@ -416,7 +430,9 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
         if want.series not in shared:
             windows = tuple(_settlement_window(want, endpoint, piece) for piece in want.rest_missing)
             places = tuple(partitions(want.series, _hull(want.rest_missing)))
-            jobs.append(Job((want.series,), places, want.sources, windows, wanted=want.wanted, silent=want.silent))
+            jobs.append(
+                Job((want.series,), places, want.sources, windows, wanted=want.wanted, silent=want.silent, anew=want.anew)
+            )
     return jobs
 
 
@@ -447,7 +463,7 @@ def _together(wants: Sequence[Want], endpoint: Endpoint) -> Sequence[Want]:
     if not endpoint.without_symbol:
         return ()
     newest = max((want.rest_missing[-1].end for want in wants), default=0)
-    recent = [want for want in wants if want.rest_missing[0].start >= newest - SHARED_LONGEST]
+    recent = [want for want in wants if want.rest_missing[0].start >= newest - SHARED_LONGEST and not want.anew]
     if not recent:
         return ()
     windows = -(-(newest - min(want.rest_missing[0].start for want in recent)) // SHARED_SPAN)

@@ -38,7 +38,7 @@ class Bar(Progress):
         )
 
     def start(self, jobs: Sequence[Job], weight: Weight) -> None:
-        self._weight = weight
+        self._weight, self._rows = weight, 0
         self._task = self._display.add_task("rows", total=sum(job.rows for job in jobs), rate="-", weight="-")
         if jobs:
             self._display.start()
@@ -62,7 +62,7 @@ class Lines(Progress):
 
     def start(self, jobs: Sequence[Job], weight: Weight) -> None:
         self._weight = weight
-        self._total = sum(job.rows for job in jobs)
+        self._total += sum(job.rows for job in jobs)
 
     def page(self, rows: int) -> None:
         self._rows += rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from . import mend, registry
 from . import plan as planning
-from . import registry
 from .config import Settings
-from .errors import Cancelled, EtlError, LakeError, Refused
+from .errors import Cancelled, Damaged, EtlError, LakeError, Refused
 from .extract.retry import Stop
 from .lake.store import Store, Stored
 from .lake.symbols import Symbols, ended
@@ -25,6 +25,7 @@ from .ranges import DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
 from .schema import times as times_of
 from .sources import Sources
 from .transform import checks, normalize, quality
+from .work import LISTED_LONG
 
 SEVERITIES = ("error", "warning", "info")
 # A listing may be dated a day off its first bar (binance-facts 5), and what ends in the middle of a bar has that bar.
@@ -41,6 +42,10 @@ class Verified:
     findings: tuple[Finding, ...]
     failed: tuple[tuple[Series, EtlError], ...] = ()
     """The series that could not be compared with a source, and why."""
+    damaged: tuple[tuple[Series, Damaged], ...] = ()
+    """The files that do not hold what they should."""
+    contradicted: tuple[tuple[Series, TimeRange], ...] = ()
+    """Finer bars that differ from a bar which they make up."""
 
     @property
     def sound(self) -> bool:
@@ -66,16 +71,29 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as cores:
         checked = [one for unit in cores.map(check, units.values()) for one in unit]
-    findings = sorted((finding for one in checked for finding in one.findings), key=_rank)
-    return Verified(len(every), len(checked), sum(one.rows for one in checked), tuple(findings))
+    files: dict[Series, list[Stored]] = defaultdict(list)
+    for one in checked:
+        if one.stored:
+            files[one.series].append(one.stored)
+    trading = {market: _trading(store, market) for market in registry.MARKETS}
+    edges = (edge for series, some in files.items() for edge in _of_edges(series, some, trading[series.market]))
+    findings = sorted([*(finding for one in checked for finding in one.findings), *edges], key=_rank)
+    damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
+    contradicted = tuple(span for one in checked for span in one.contradicted)
+    rows = sum(one.rows for one in checked)
+    return Verified(len(every), len(checked), rows, tuple(findings), damaged=damaged, contradicted=contradicted)
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
     """One file."""
 
+    series: Series
     rows: int
     findings: list[Finding]
+    stored: Stored | None = None
+    damaged: Damaged | None = None
+    contradicted: Sequence[tuple[Series, TimeRange]] = ()
 
 
 def compare(
@@ -160,15 +178,22 @@ def _of_year(store: Store, unit: Sequence[tuple[Series, Path]], lives: Sequence[
             stored = store.read(series, path)
             rows = store.rows(stored.partition)
         except LakeError as error:
-            yield _Checked(0, [Finding(series, "unreadable", "error", TimeRange(0, 0), 1, str(error))])
+            unreadable = Finding(series, "unreadable", "error", TimeRange(0, 0), 1, str(error))
+            yield _Checked(series, 0, [unreadable], None, error if isinstance(error, Damaged) else None)
             continue
         findings = list(_of_file(series, stored, rows, lives))
+        if foreign := [replace(finding, times=()) for finding in findings if finding.check == "period"]:
+            elsewhere = Damaged(f"{path} has rows that belong into other files", path)
+            yield _Checked(series, len(rows), foreign, None, elsewhere)
+            continue
+        sums: list[Finding] = []
         if not any(finding.severity == "error" for finding in findings):
             if series == finest:
                 sound.append(rows)
             elif sound and series.interval:
-                findings += checks.of_intervals(series, rows, finest, pa.concat_tables(sound))
-        yield _Checked(len(rows), findings)
+                sums = list(checks.of_intervals(series, rows, finest, pa.concat_tables(sound)))
+        contradicted = [(finest, span) for finding in sums for span in mend.about(series, finding.times)]
+        yield _Checked(series, len(rows), [*findings, *sums], stored, None, contradicted)
 
 
 def _of_file(series: Series, stored: Stored, rows: pa.Table, lives: Sequence[TimeRange]) -> Iterator[Finding]:
@@ -183,6 +208,35 @@ def _of_file(series: Series, stored: Stored, rows: pa.Table, lives: Sequence[Tim
     one = subtract(stored.holes, denied)
     yield from _absent(series, "missing", "warning", one, "one source answered without them, the other was not asked")
     yield from _absent(series, "lost", "warning", stored.lost, "a source failed; run again")
+
+
+def _of_edges(series: Series, files: Sequence[Stored], trading: Mapping[str, int]) -> Iterator[Finding]:
+    """Rows that are gone from the beginning or the end of a file, where the series lived: between its first and its last row,
+    and, of a contract that trades, since it was listed for long and up to now.
+    """
+    rows = [
+        TimeRange(file.first, _next(series, file.last)) for file in files if file.first is not None and file.last is not None
+    ]
+    known = [bound for span in rows for bound in (span.start, span.end)]
+    if series.symbol in trading:
+        known += [MAX_TIME] if rows else []
+        known += [trading[series.symbol] + LISTED_LONG] if series.dataset == "klines" else []
+    life = TimeRange(min(known, default=0), max(known, default=0))
+    for file in files:
+        here = next((span for span in rows if span.start == file.first), TimeRange(0, 0))
+        covered = intersection((entry.span for entry in file.coverage), [file.partition.period])
+        yield from checks.of_edges(series, here, covered, file.holes, life)
+
+
+def _next(series: Series, time: int) -> int:
+    return registry.interval(series.interval).next(time) if series.interval else time + 1
+
+
+def _trading(store: Store, market: str) -> dict[str, int]:
+    """The symbols that trade now, and when they were listed (ms UTC)."""
+    rows = Symbols(store.root, market).rows().values()
+    return {str(row["symbol"]): row["onboard_time"] for row in rows
+            if row["status"] == "TRADING" and isinstance(row["onboard_time"], int)}  # fmt: skip
 
 
 def _absent(series: Series, check: str, severity: Severity, spans: Sequence[TimeRange], why: str) -> Iterator[Finding]:

@@ -10,11 +10,12 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from . import coverage, publication, registry
+from . import coverage, mend, publication, registry
 from . import plan as planning
 from .errors import BadAnswer, Cancelled, EtlError, NotPublished, NotServed, Refused
 from .grid import Times
 from .lake.store import Store
+from .mend import Fresh
 from .model import ArchiveFile, Coverage, Finding, Job, Partition, Receipt, Series, Source, Window
 from .ranges import DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
 from .schema import times as times_of
@@ -225,7 +226,7 @@ class Worker:
                 for group in found.groups:
                     rows, answers, conflict = self._rows(series, group)
                     errors += [(series, conflict)] if conflict else []
-                    fresh.append(_Fresh(group.source, answers, rows))
+                    fresh.append(Fresh(group.source, answers, rows))
                 if not (errors or found.failures or any(len(one.rows) for one in fresh)):
                     self._doubt(job)
                 lost = subtract(
@@ -274,7 +275,7 @@ class Worker:
         return rows, [replace(one, span=span) for one in group.answers for span in subtract([one.span], doubt)], conflict
 
     def _places(
-        self, partitions: Sequence[Partition], fresh: Sequence[_Fresh], lost: Sequence[TimeRange]
+        self, partitions: Sequence[Partition], fresh: Sequence[Fresh], lost: Sequence[TimeRange]
     ) -> Iterator[tuple[Partition, int]]:
         """Which partitions record the answers, and since when: its own period's, and what was answered with nothing before it.
 
@@ -289,38 +290,20 @@ class Worker:
                 since = partition.period.end
 
     def _replace(
-        self, partition: Partition, since: int, fresh: Sequence[_Fresh], lost: Sequence[TimeRange], job: Job
+        self, partition: Partition, since: int, fresh: Sequence[Fresh], lost: Sequence[TimeRange], job: Job
     ) -> _Written | None:
         """Bring one file up to what was answered; None, and the file untouched, if it says all that already."""
         series = partition.series
         now = self.now(series.market)
-        place = TimeRange(since, partition.period.end)
         before = self.store.stored(partition)
         entries: Sequence[Coverage] = before.coverage if before else ()
-        merged = normalize.Merged(self.store.rows(partition), 0, ())
+        stored = self.store.rows(partition)
+        mended = mend.without(partition, stored, entries, fresh, job.anew) if job.anew else None
+        if mended:
+            entries = mended.entries
+        merged = normalize.Merged(mended.kept if mended else stored, 0, ())
         for one in fresh:
-            answers = [replace(answer, span=span) for answer in one.answers for span in intersection([answer.span], [place])]
-            if not answers:
-                continue
-            spans = union(answer.span for answer in answers)
-            # Before the file's period lies only what was answered with nothing.
-            early = intersection(spans, [TimeRange(since, partition.period.start)]) if since < partition.period.start else ()
-            spans = subtract(spans, early)
-            absent = (*early, *_nothing(series, merged.rows, spans))
-            rows = normalize.within(series, one.rows, partition.period)
-            if one.source == "archive":  # a row of REST stands
-                rows = normalize.outside(series, rows, coverage.owned(entries, "rest", absent))
-            more = normalize.merge(series, merged.rows, rows)
-            times = times_of(series.dataset, more.rows)
-            if one.source == "rest":
-                young = quality.too_young(series, times, spans, now)
-                answers = [replace(answer, span=span) for answer in answers for span in subtract([answer.span], young)]
-            still = (*early, *_nothing(series, more.rows, spans))
-            gave = [*subtract(absent, still), *_moments(series, more.changed)]
-            if series.interval is None and one.source == "rest":  # also where they only replaced rows of the archive
-                gave = [*subtract(spans, _nothing(series, rows, spans))]
-            entries = coverage.after(entries, coverage.joined(answers), gave=gave, still=still)
-            merged = normalize.Merged(more.rows, merged.new + more.new, (*merged.changed, *more.changed))
+            merged, entries = _with(partition, one, merged, entries, since=since, now=now)
         entries = coverage.joined(entries)
         covered = union(entry.span for entry in entries)
         life = job.life.intersect(partition.period)
@@ -330,13 +313,46 @@ class Worker:
         wanted = job.wanted if job.wanted is not None or before is None else before.wanted
         failed = subtract(intersection([*lost, *(before.lost if before else ())], [partition.period]), covered)
         known = (before.coverage, before.holes, before.lost) if before else None
-        if not merged.new and not merged.changed and known == (entries, holes, failed):
+        same, findings = mend.told(series, mended, merged.rows) if mended else (0, [])
+        written = merged.new + len(merged.changed) - same
+        if not written and known == (entries, holes, failed) and not (mended and not merged.rows.equals(stored)):
             return None
         if not len(merged.rows) and not entries and not failed:
             return None
+        if findings:  # wrong as they are: a row is never thrown away
+            self.store.keep(partition)
         self.store.replace(partition, merged.rows, entries, holes, wanted=wanted, lost=failed)
-        findings = [*_republications(series, before.coverage if before else (), entries), *_changes(series, merged)]
-        return _Written(merged.new + len(merged.changed), findings)
+        findings += [*_republications(series, before.coverage if before else (), entries), *_changes(series, merged)]
+        return _Written(written, findings)
+
+
+def _with(
+    partition: Partition, one: Fresh, merged: normalize.Merged, entries: Sequence[Coverage], *, since: int, now: int
+) -> tuple[normalize.Merged, Sequence[Coverage]]:
+    """The rows and entries of a file when one source's answers have come, too."""
+    series, place = partition.series, TimeRange(since, partition.period.end)
+    answers = [replace(answer, span=span) for answer in one.answers for span in intersection([answer.span], [place])]
+    if not answers:
+        return merged, entries
+    spans = union(answer.span for answer in answers)
+    # Before the file's period lies only what was answered with nothing.
+    early = intersection(spans, [TimeRange(since, partition.period.start)]) if since < partition.period.start else ()
+    spans = subtract(spans, early)
+    absent = (*early, *_nothing(series, merged.rows, spans))
+    rows = normalize.within(series, one.rows, partition.period)
+    if one.source == "archive":  # a row of REST stands
+        rows = normalize.outside(series, rows, coverage.owned(entries, "rest", absent))
+    more = normalize.merge(series, merged.rows, rows)
+    times = times_of(series.dataset, more.rows)
+    if one.source == "rest":
+        young = quality.too_young(series, times, spans, now)
+        answers = [replace(answer, span=span) for answer in answers for span in subtract([answer.span], young)]
+    still = (*early, *_nothing(series, more.rows, spans))
+    gave = [*subtract(absent, still), *_moments(series, more.changed)]
+    if series.interval is None and one.source == "rest":  # also where they only replaced rows of the archive
+        gave = [*subtract(spans, _nothing(series, rows, spans))]
+    entries = coverage.after(entries, coverage.joined(answers), gave=gave, still=still)
+    return normalize.Merged(more.rows, merged.new + more.new, (*merged.changed, *more.changed)), entries
 
 
 def _nothing(series: Series, rows: pa.Table, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
@@ -349,15 +365,6 @@ def _moments(series: Series, times: Iterable[int]) -> list[TimeRange]:
     """What rows of those times are about."""
     interval = registry.interval(series.interval) if series.interval else None
     return [TimeRange(time, interval.next(time) if interval else time + 1) for time in times]
-
-
-@dataclass(frozen=True, slots=True)
-class _Fresh:
-    """The rows of one series that a group of answers brought, and these answers."""
-
-    source: Source
-    answers: list[Coverage]
-    rows: pa.Table
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,20 +250,43 @@ def test_the_demo_clears_only_what_a_demo_made(etl, tmp_path):
     assert (mine / "lake.json").read_text() == "{}"
 
 
-def test_an_unreadable_file_fails_its_series_alone(etl, tmp_path):
+def test_an_unreadable_file_is_set_aside_and_fetched_again(etl, tmp_path):
     etl(*BACKFILL, check=0)
     lake = tmp_path / "data" / "lake"
     (broken,) = lake.glob("klines/market=um/interval=1h/symbol=BTCUSDT/*.parquet")
     broken.write_bytes(b"PAR1 this is no Parquet file PAR1")
-    both = [*BACKFILL, "--symbols", "ETHUSDT", "--json"]
-    document = json.loads(etl(*both, check=3).stdout)
-    assert [failure["symbol"] for failure in document["failed"]] == ["BTCUSDT"]
-    assert str(broken) in document["failed"][0]["error"]
-    assert document["rows_written"] == 120
     shown = json.loads(etl("status", "--json", check=1).stdout)
-    assert {row["symbol"]: row["rows"] for row in shown["series"]} == {"BTCUSDT": None, "ETHUSDT": 120}
-    broken.rename(tmp_path / "aside")
-    assert json.loads(etl(*both, check=0).stdout)["rows_written"] == 120
+    assert [row["rows"] for row in shown["series"]] == [None]
+    assert str(broken) in shown["error"]["message"]
+    both = [*BACKFILL, "--symbols", "ETHUSDT", "--json"]
+    document = json.loads(etl(*both, check=0).stdout)
+    assert [(one["symbol"], one["check"]) for one in document["findings"]] == [("BTCUSDT", "damaged")]
+    assert str(broken) in document["findings"][0]["message"]
+    assert (lake / "quarantine" / broken.relative_to(lake)).read_bytes() == b"PAR1 this is no Parquet file PAR1"
+    shown = json.loads(etl("status", "--json", check=0).stdout)
+    assert {row["symbol"]: row["missing"] for row in shown["series"]} == {"BTCUSDT": 0, "ETHUSDT": 0}
+
+
+def test_a_folder_in_the_place_of_a_file_is_set_aside_too(etl, tmp_path):
+    etl(*BACKFILL, check=0)
+    lake = tmp_path / "data" / "lake"
+    (broken,) = lake.glob("klines/market=um/interval=1h/symbol=BTCUSDT/*.parquet")
+    broken.unlink()
+    (broken / "precious").mkdir(parents=True)
+    etl(*BACKFILL, check=0)
+    assert (lake / "quarantine" / broken.relative_to(lake) / "precious").is_dir()
+    assert broken.is_file()
+
+
+def test_what_the_system_refuses_to_read_stays_where_it_is(etl, tmp_path):
+    etl(*BACKFILL, check=0)
+    (file,) = tmp_path.glob("data/lake/klines/market=um/interval=1h/symbol=BTCUSDT/*.parquet")
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "not mounted")
+    document = json.loads(etl(*BACKFILL, "--symbols", "ETHUSDT", "--json", check=3).stdout)
+    assert [failure["symbol"] for failure in document["failed"]] == ["BTCUSDT"]
+    assert str(file) in document["failed"][0]["error"]
+    assert file.is_symlink()
 
 
 def test_symbols_from_a_file(etl, tmp_path):

@@ -41,6 +41,26 @@ def publish(beside: Path, target: Path) -> None:
     _sync_folder(target.parent)
 
 
+def set_aside(lake: Path, path: Path) -> Path:
+    """Move a file, or whatever has its name, to a free name below the lake's `quarantine` folder; where it lies now."""
+    free = quarantined(lake, path)
+    try:
+        _make_folder(free.parent)
+        path.rename(free)
+        _sync_folder(free.parent)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise LakeError(f"cannot move {path} to {free}: {error.strerror or error}; move it away by hand") from error
+    return free
+
+
+def quarantined(lake: Path, path: Path) -> Path:
+    """A name for a file of the lake below `quarantine` that is free there."""
+    place = lake / "quarantine" / path.relative_to(lake)
+    names = (place.with_name(f"{place.name}.{number}") if number else place for number in itertools.count())
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def _make_folder(folder: Path) -> None:
     if folder.is_dir():
         return

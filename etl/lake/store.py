@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import registry
-from ..errors import Cancelled, LakeError, LakeLocked, UsageError
+from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
 from ..model import Coverage, Partition, Series
 from ..ranges import HOUR, TimeRange, from_datetime, months, years
 from ..schema import arrow_schema, empty
-from .files import replace_file
+from .files import quarantined, replace_file, set_aside
 
 FORMAT = 1
 FOOTER_KEY = b"etl"
@@ -141,17 +141,31 @@ class Store:
         """What is stored of the series, one entry a file, by time. Reads footers only."""
         return [self.read(series, path) for path in self.paths(series)]
 
+    def sound(self, series: Series) -> tuple[list[Stored], list[Damaged]]:
+        """As `files`, and beside them the files that do not hold what they should."""
+        stored: list[Stored] = []
+        damaged: list[Damaged] = []
+        for path in self.paths(series):
+            try:
+                stored.append(self.read(series, path))
+            except Damaged as error:
+                damaged.append(error)
+        return stored, damaged
+
     def paths(self, series: Series) -> list[Path]:
         """The files of the series, by time."""
         folder = self.folder(series)
         return sorted(folder.glob("*.parquet")) if folder.is_dir() else []
 
     def read(self, series: Series, path: Path) -> Stored:
-        """What the file says of itself, from its footer; LakeError if it is none of this series."""
+        """What the file says of itself, from its footer; Damaged if it is none of this series."""
         dataset = registry.dataset(series.dataset)
         with _reading(path):
             metadata = pq.read_metadata(path)
             about = json.loads((metadata.metadata or {})[FOOTER_KEY])
+            version = about["format"]
+            if isinstance(version, int) and version > FORMAT:
+                raise LakeError(f"{path} says format {version}, this version knows format {FORMAT}: use a newer version")
             if {name: about[name] for name in series.as_dict()} != series.as_dict():
                 raise ValueError(f"it says that it belongs to {about['symbol']} {about['interval']}")
             column = dataset.columns.index(next(c for c in dataset.columns if c.name == dataset.time_column))
@@ -165,17 +179,31 @@ class Store:
                 last = high if last is None else max(last, high)
             coverage = tuple(_coverage(entry) for entry in about["coverage"])
             holes, lost = (tuple(TimeRange(*span) for span in spans) for spans in (about["holes"], about.get("lost", ())))
-            partition = self._partition_named(series, path.stem)
+            period = self.period(path)
+            if period is None:
+                raise ValueError(f"'{path.stem}' names no period")
             wanted = about.get("wanted")
-        return Stored(partition, path, metadata.num_rows, first, last, path.stat().st_size, coverage, holes, wanted, lost)
+        return Stored(
+            Partition(series, path.stem, period),
+            path,
+            metadata.num_rows,
+            first,
+            last,
+            path.stat().st_size,
+            coverage,
+            holes,
+            wanted,
+            lost,
+        )
 
-    def _partition_named(self, series: Series, name: str) -> Partition:
-        start = from_datetime(datetime(int(name[:4]), int(name[5:7] or 1), 1, tzinfo=UTC))
-        periods = months if len(name) > 4 else years
-        found, period = next(periods(TimeRange(start, start + 1)))
-        if found != name:
-            raise ValueError(f"'{name}' names no period")
-        return Partition(series, name, period)
+    def period(self, path: Path) -> TimeRange | None:
+        """The calendar year or month that the file's name says, None where it says none."""
+        try:
+            start = from_datetime(datetime(int(path.stem[:4]), int(path.stem[5:7] or 1), 1, tzinfo=UTC))
+        except ValueError:
+            return None
+        name, period = next((months if len(path.stem) > 4 else years)(TimeRange(start, start + 1)))
+        return period if name == path.stem else None
 
     def stored(self, partition: Partition) -> Stored | None:
         """What the partition's file says of itself, None where there is no file."""
@@ -183,7 +211,7 @@ class Store:
         return self.read(partition.series, path) if path.exists() else None
 
     def rows(self, partition: Partition) -> pa.Table:
-        """The stored rows of a partition; empty where there is no file."""
+        """The stored rows of a partition, empty where there is no file; Damaged where they cannot be read."""
         schema = arrow_schema(partition.series.dataset)
         path = self.path(partition)
         if not path.exists():
@@ -192,6 +220,19 @@ class Store:
             return pq.ParquetFile(path, page_checksum_verification=True).read(columns=schema.names).cast(schema)
 
     # Writing
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a file that does not hold what it should out of the data, into `quarantine`; where it lies now."""
+        return set_aside(self.root, path)
+
+    def keep(self, partition: Partition) -> None:
+        """Put a copy of the partition's file into `quarantine`, before rows of it go."""
+        path = self.path(partition)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise LakeError(f"{path} cannot be read: {error}") from error
+        replace_file(self.root, quarantined(self.root, path), content)
 
     def replace(
         self,
@@ -334,6 +375,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise LakeError(
-            f"{path} is not a readable file of this lake ({error}); move it away and run again to fetch it anew"
-        ) from error
+        # The system's own errors have a number, Arrow's about the content have none.
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            raise LakeError(f"{path} cannot be read: {error}") from error
+        raise Damaged(f"{path} is not a readable file of this lake ({error}); etl repair fetches it again", path) from error

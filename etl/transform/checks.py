@@ -28,7 +28,7 @@ Numbers = npt.NDArray[np.float64]
 _PRICES = ("open", "high", "low", "close")
 # Sums of rounded decimals, in another order than the exchange's.
 _ROUNDING = 1e-9
-# So many times of rows a finding lists; its count tells of all.
+# So many times of rows a finding lists that is no error; its count tells of all.
 _LISTED = 10_000
 
 
@@ -44,7 +44,7 @@ def of_rows(series: Series, rows: pa.Table, period: TimeRange) -> Iterator[Findi
 def of_coverage(series: Series, times: Times, covered: Sequence[TimeRange], holes: Sequence[TimeRange]) -> Iterator[Finding]:
     """Whether a file of bars records what it holds: each row was answered for, no hole has a row, and each absence is a hole.
 
-    An absence before the first row, or behind the last one, may be no life.
+    An absence before the first row, or behind the last one, may be no life: `of_edges`.
     """
     if not series.interval or not len(times):
         return
@@ -57,10 +57,26 @@ def of_coverage(series: Series, times: Times, covered: Sequence[TimeRange], hole
     interval = _interval(series)
     ascending = times if (times[1:] > times[:-1]).all() else np.unique(times)
     runs = [run for span in intersection(covered, [life]) for run in grid.absent(interval, span, ascending)]
-    if unrecorded := subtract(runs, holes):
+    yield from _unrecorded(series, interval, subtract(runs, holes))
+
+
+def _unrecorded(series: Series, interval: Interval, unrecorded: Sequence[TimeRange]) -> Iterator[Finding]:
+    if unrecorded:
         count = sum(interval.count(run) for run in unrecorded)
         message = f"{count} bars are absent and not recorded as missing, first {iso(unrecorded[0].start)}"
-        yield Finding(series, "footer", "error", _hull(unrecorded), count, message)
+        opens = tuple(open for run in unrecorded for open in interval.opens(run))
+        yield Finding(series, "footer", "error", _hull(unrecorded), count, message, opens)
+
+
+def of_edges(
+    series: Series, rows: TimeRange, covered: Sequence[TimeRange], holes: Sequence[TimeRange], life: TimeRange
+) -> Iterator[Finding]:
+    """Whether each absence before and behind the `rows` of a file is recorded, where the series certainly lived (`life`)."""
+    if not series.interval:
+        return
+    interval = _interval(series)
+    unrecorded = [run for run in subtract(intersection(covered, [life]), [rows, *holes]) if interval.count(run)]
+    yield from _unrecorded(series, interval, unrecorded)
 
 
 def of_life(series: Series, times: Times, lives: Sequence[TimeRange]) -> Iterator[Finding]:
@@ -200,6 +216,20 @@ def _of_settlements(series: Series, rows: pa.Table, times: Times) -> Iterator[Fi
     yield from _At(series, hours).where(
         mask, "funding_step", "info", "have another distance to the next one than to the one before"
     )
+    yield from _of_distances(series, hours, steps)
+
+
+def _of_distances(series: Series, hours: Times, steps: Times) -> Iterator[Finding]:
+    """Settlements that should be there: between two that are so many times as far apart as their neighbours on both sides.
+
+    What is too long for an outage lies between two contracts.
+    """
+    before, after = np.append(0, steps[:-1]), np.append(steps[1:], 0)
+    usual = np.where(before == after, before, 0)
+    skips = (usual > 0) & (steps > usual) & (steps % np.maximum(usual, 1) == 0) & (steps < registry.BETWEEN_LIVES)
+    times = [time for i in np.flatnonzero(skips) for time in range(hours[i] + usual[i], hours[i + 1], usual[i])]
+    absent = np.array(times, dtype=np.int64)
+    yield from _At(series, absent).where(np.ones(len(absent), bool), "funding_gap", "warning", "are not there, it seems")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +246,7 @@ class _At:
         named = np.sort(self.times[mask])
         first, last, rows = int(named[0]), int(named[-1]), "bars" if self.series.interval else "settlements"
         message = f"{len(named)} {rows} {what}, first {iso(first)}"
-        span, listed = TimeRange(first, last + 1), tuple(named[:_LISTED].tolist())
+        span, listed = TimeRange(first, last + 1), tuple(named[: None if severity == "error" else _LISTED].tolist())
         yield Finding(self.series, check, severity, span, len(named), message, listed)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from etl.errors import LakeError
-from etl.lake.files import publish, replace_file, temporary
+from etl.lake.files import publish, replace_file, set_aside, temporary
 
 
 def left_over(lake: Path) -> list[str]:
@@ -132,3 +132,25 @@ def test_publish_takes_the_file_from_where_it_was_made(tmp_path):
     publish(beside, tmp_path / "x" / "y")
     assert (tmp_path / "x" / "y").read_bytes() == b"made elsewhere"
     assert not beside.exists()
+
+
+def test_what_is_set_aside_keeps_its_content_and_displaces_nothing(tmp_path):
+    path = tmp_path / "klines" / "symbol=A" / "2024.parquet"
+    for content in (b"first", b"second", b"third"):
+        replace_file(tmp_path, path, content)
+        set_aside(tmp_path, path)
+        assert not path.exists()
+    aside = tmp_path / "quarantine" / "klines" / "symbol=A"
+    assert {file.name: file.read_bytes() for file in aside.iterdir()} == {
+        "2024.parquet": b"first",
+        "2024.parquet.1": b"second",
+        "2024.parquet.2": b"third",
+    }
+
+
+def test_what_cannot_be_set_aside_stays(tmp_path):
+    replace_file(tmp_path, tmp_path / "a", b"one")
+    (tmp_path / "quarantine").write_bytes(b"no folder")
+    with pytest.raises(LakeError, match=r"cannot move .*; move it away by hand"):
+        set_aside(tmp_path, tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"one"

@@ -1,0 +1,75 @@
+"""Put right what can be: ask again for what is missing, and for what verify finds wrong, of one source after the other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from . import mend, verify
+from .config import Settings
+from .mend import Wrong
+from .model import Finding, Series, Source
+from .pipeline import Outcome, Pipeline, Progress, Stop, existing
+from .ranges import TimeRange, union
+from .sources import Choice
+from .verify import Verified
+
+# Where a source was compared with, its rows are the right ones.
+_COMPARED = frozenset({"differs", "absent"})
+# What may be the exchange's own doing, and is asked once.
+_DOUBTS = frozenset({"sums", "funding_gap"})
+
+
+def repair(
+    settings: Settings,
+    chosen: Callable[[Series], bool],
+    *,
+    source: Choice = "auto",
+    against: Source | None = None,
+    stop: Stop | None = None,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+    wait: float = 0.0,
+) -> Outcome:
+    """Repair the chosen series of the lake that the settings name; `left` of the outcome is what stays wrong.
+
+    With `against` the rows of that source take the place of those that differ. UsageError where there is no lake.
+    """
+    store, stop = existing(settings), stop or Stop()
+    named: set[Series] = set()
+
+    def check(which: Callable[[Series], bool]) -> Verified:
+        found = verify.verify(store, which)
+        return verify.compare(found, store, settings, against, stop=stop, chosen=which) if against else found
+
+    def wrong() -> Wrong:
+        first = not named
+        found = check(chosen if first else named.__contains__)
+        spans = wrong_rows(found, doubts=first)
+        named.update(spans, (series for series, _ in found.damaged))
+        return Wrong(spans, found.damaged)
+
+    with Pipeline(settings, source=against or source, stop=stop, progress=progress) as pipeline:
+        outcome = pipeline.repair(wrong, chosen, against=against, dry_run=dry_run, wait=wait)
+    if named and not dry_run and outcome.stopped is None:
+        left = check(named.__contains__)
+        outcome.left = [finding for finding in left.findings if _is_wrong(finding)]
+        outcome.failed += left.failed
+    return outcome
+
+
+def wrong_rows(found: Verified, *, doubts: bool) -> dict[Series, tuple[TimeRange, ...]]:
+    """What to ask for again, by series; with `doubts` also what may be wrong: bars that differ from the finer ones, and these,
+    and settlements that seem to lack.
+    """
+    spans: dict[Series, list[TimeRange]] = defaultdict(list)
+    for finding in found.findings:
+        if finding.times and (_is_wrong(finding) or (doubts and finding.check in _DOUBTS)):
+            spans[finding.series] += mend.about(finding.series, finding.times)
+    for series, span in found.contradicted if doubts else ():
+        spans[series].append(span)
+    return {series: union(some) for series, some in spans.items()}
+
+
+def _is_wrong(finding: Finding) -> bool:
+    return finding.severity == "error" or finding.check in _COMPARED

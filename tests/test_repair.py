@@ -1,0 +1,257 @@
+"""`etl repair`: whatever is damaged becomes what it was, and nothing else is asked for."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from etl.lake.store import Store
+from etl.model import Series
+from etl.pipeline import Pipeline, Selection
+from etl.ranges import parse_time
+from etl.repair import repair
+from etl.sim.clock import Clock
+from etl.sim.faults import Faults
+from etl.sim.market import GeneratedWorld
+from etl.sim.server import Simulator
+from etl.verify import verify
+
+from .exchange import pages, partitions, settings, stored, truth
+
+NOW = parse_time("2026-03-01T12:00:30")
+START, END = parse_time("2025-12-20"), parse_time("2026-02-20")
+HOURS = Series("um", "klines", "BTCUSDT", "1h")
+MINUTES = Series("um", "klines", "BTCUSDT", "1m")
+RATES = Series("um", "funding", "BTCUSDT")
+OTHER = Series("um", "klines", "ETHUSDT", "1h")
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def exchange():
+    with Simulator(GeneratedWorld(seed=5, symbols=4), clock=Clock(NOW, frozen=True)) as running:
+        yield running
+
+
+@pytest.fixture
+def lake(exchange, tmp_path):
+    publish(exchange)
+    lake = tmp_path / "lake"
+    fill(exchange, lake, "klines funding", "BTCUSDT ETHUSDT")
+    exchange.reset()
+    return lake
+
+
+def publish(exchange, *defects):
+    """Let the archive have these defects, and no others."""
+    exchange.faults = Faults([], archive=list(defects))
+    exchange.archive._defects = exchange.faults.defects
+
+
+def fill(exchange, lake, datasets, symbols, interval="1h", source="auto", start=START, end=END):
+    selection = Selection("um", tuple(datasets.split()), tuple(symbols.split()), (interval,), start, end)
+    with Pipeline(settings(exchange, lake), source=source) as pipeline:
+        assert pipeline.sync("backfill", [selection]).exit_code == 0
+
+
+def mend(exchange, lake, chosen=lambda _: True, **options):
+    return repair(settings(exchange, lake), chosen, **options)
+
+
+def opened(lake):
+    return Store.open(lake, network="mainnet", layout="year")
+
+
+def rewrite(lake, series, change, year="2026"):
+    """Let a file hold what `change` makes of its rows, with the footer that it had."""
+    path = next(path for path in opened(lake).paths(series) if path.stem == year)
+    table = pq.read_table(path, partitioning=None)
+    footer = pq.read_metadata(path).metadata[b"etl"]
+    rows = [
+        {name: value.replace(tzinfo=UTC) if hasattr(value, "tzinfo") else value for name, value in row.items()}
+        for row in table.to_pylist()
+    ]
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(pa.Table.from_pylist(change(rows), schema=table.schema))
+        writer.add_key_value_metadata({"etl": footer.decode()})
+
+
+def is_whole(exchange, lake, *series):
+    """Every row that was asked for, and nothing wrong around them: where a file does not tell, its whole year is fetched."""
+    for one in series or (HOURS, OTHER, RATES):
+        rows = stored(lake, one)
+        assert rows == truth(exchange, one, min(START, rows[0][0]), max(END, rows[-1][0] + 1))
+    assert verify(opened(lake)).sound
+
+
+def with_one(rows, index, **fields):
+    return [*rows[:index], rows[index] | fields, *rows[index + 1 :]]
+
+
+DAMAGE = {
+    "a high below the low": lambda rows: with_one(rows, 53, high=0.5),
+    "more takers than trades": lambda rows: with_one(rows, 53, taker_buy_volume=1e12),
+    "a negative volume": lambda rows: with_one(rows, 0, volume=-1.0),
+    "no price": lambda rows: with_one(rows, len(rows) - 1, close=float("nan")),
+    "a wrong close time": lambda rows: with_one(rows, 53, close_time=rows[53]["open_time"]),
+    "twice the same": lambda rows: [*rows[:50], rows[49], *rows[50:]],
+    "twice, and different": lambda rows: [*rows[:50], rows[49] | {"volume": 1.5}, *rows[50:]],
+    "two in the wrong order": lambda rows: [*rows[:50], rows[51], rows[50], *rows[52:]],
+    "all in the wrong order": lambda rows: rows[::-1],
+    "off the grid": lambda rows: with_one(rows, 50, open_time=rows[50]["open_time"] + HOUR / 7),
+    "ten rows gone": lambda rows: [*rows[:50], *rows[60:]],
+    "the first rows gone": lambda rows: rows[3:],
+    "the last rows gone": lambda rows: rows[:-3],
+    "rows of another year": lambda rows: [rows[0] | {"open_time": rows[0]["open_time"] - timedelta(days=60)}, *rows[1:]],
+    "a row that nobody asked for": lambda rows: [*rows, rows[-1] | {"open_time": rows[-1]["open_time"] + 2 * HOUR,
+                                                                   "close_time": rows[-1]["close_time"] + 2 * HOUR}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("source", ["auto", "rest", "archive"])
+def test_wrong_rows_give_way_to_those_of_the_source(exchange, lake, change, source):
+    rewrite(lake, HOURS, change)
+    others = {path: state for path, state in partitions(lake).items() if "klines" not in path or "ETHUSDT" in path}
+    outcome = mend(exchange, lake, source=source)
+    assert (outcome.exit_code, outcome.left, outcome.failed) == (0, [], [])
+    is_whole(exchange, lake)
+    assert partitions(lake).items() >= others.items()
+    exchange.reset()
+    again = mend(exchange, lake, source=source)
+    assert (again.partitions_written, pages(exchange)) == (0, 0)
+
+
+def test_each_thing_is_asked_for_alone(exchange, lake):
+    rewrite(lake, HOURS, lambda rows: with_one(with_one(rows, 53, high=0.5), 700, volume=-1.0))
+    exchange.reset()
+    outcome = mend(exchange, lake, source="rest")
+    asked = [request for request in exchange.requests if request.page]
+    assert [request.params["limit"] for request in asked] == ["1", "1"]
+    assert (outcome.rows_written, outcome.partitions_written) == (2, 1)
+    (finding,) = outcome.findings
+    assert (finding.check, finding.count) == ("mended", 2)
+
+
+def test_settlements_that_are_gone(exchange, lake):
+    rewrite(lake, RATES, lambda rows: [*rows[:20], *rows[23:]])
+    assert [f.count for f in verify(opened(lake)).findings if f.check == "funding_gap"] == [3]
+    assert mend(exchange, lake).exit_code == 0
+    is_whole(exchange, lake)
+
+
+def test_a_wrong_rate(exchange, lake):
+    rewrite(lake, RATES, lambda rows: with_one(rows, 20, funding_rate=float("inf")))
+    assert mend(exchange, lake).exit_code == 0
+    is_whole(exchange, lake)
+
+
+def test_an_hour_and_its_minutes(exchange, lake):
+    fill(exchange, lake, "klines", "BTCUSDT", "1m", start=parse_time("2026-02-01"))
+    minutes = stored(lake, MINUTES)
+    rewrite(lake, MINUTES, lambda rows: with_one(rows, 600, volume=rows[600]["volume"] + 1))
+    assert {f.check for f in verify(opened(lake)).findings if f.severity == "warning"} == {"sums"}
+    outcome = mend(exchange, lake)
+    assert (outcome.exit_code, outcome.rows_written) == (0, 1)
+    assert stored(lake, MINUTES) == minutes
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not a file of ours"])
+@pytest.mark.parametrize("year", ["2025", "2026"])
+def test_a_damaged_file_is_set_aside_and_fetched_again(exchange, lake, content, year):
+    path = next(path for path in opened(lake).paths(HOURS) if path.stem == year)
+    path.write_bytes(content)
+    outcome = mend(exchange, lake)
+    assert (outcome.exit_code, [f.check for f in outcome.findings]) == (0, ["damaged"])
+    assert (lake / "quarantine" / path.relative_to(lake)).read_bytes() == content
+    is_whole(exchange, lake)
+
+
+def test_a_flipped_byte(exchange, lake):
+    path = opened(lake).paths(HOURS)[0]
+    body = bytearray(path.read_bytes())
+    body[200] ^= 1
+    path.write_bytes(body)
+    assert mend(exchange, lake).exit_code == 0
+    assert (lake / "quarantine" / path.relative_to(lake)).read_bytes() == body
+    is_whole(exchange, lake)
+
+
+TWICE = ["mended", "mended", "republished", "republished"]  # of both symbols
+FLAT = {"defect": "flat_bar", "key": "-1h-2026-01", "time": "2026-01-17T20:00"}
+
+
+def test_the_other_source_is_taken_where_it_is_named(exchange, lake):
+    publish(exchange, FLAT)
+    right, at = stored(lake, HOURS), parse_time(FLAT["time"])
+    outcome = mend(exchange, lake, against="archive")
+    assert (outcome.exit_code, outcome.rows_written, sorted(f.check for f in outcome.findings)) == (0, 2, TWICE)
+    (flat,) = [row for row in stored(lake, HOURS) if row not in right]
+    assert (flat[0], flat[5]) == (at, 0.0)
+    assert mend(exchange, lake).rows_written == 0  # a bar without trades is no error
+    assert mend(exchange, lake, against="rest").exit_code == 0
+    assert mend(exchange, lake, against="archive").exit_code == 0
+
+
+def test_what_cannot_be_asked_stays_as_it_is(exchange, lake):
+    rewrite(lake, HOURS, lambda rows: with_one(rows, 53, high=0.5))
+    wrong = stored(lake, HOURS)
+    exchange.faults = Faults([{"action": "status", "status": 503, "path": "klines"}])
+    outcome = mend(exchange, lake, source="rest")
+    assert (outcome.exit_code, [series for series, _ in outcome.failed]) == (3, [HOURS])
+    assert [f.check for f in outcome.left] == ["ohlc"]
+    assert stored(lake, HOURS) == wrong
+    exchange.faults = Faults([])
+    assert mend(exchange, lake).exit_code == 0
+    is_whole(exchange, lake)
+
+
+def test_what_another_source_does_not_have_is_no_reason_to_lose_a_row(exchange, lake):
+    fill(exchange, lake, "klines", "BTCUSDT", start=END, end=NOW, source="rest")
+    rewrite(lake, HOURS, lambda rows: with_one(rows, len(rows) - 1, high=0.5))
+    wrong = stored(lake, HOURS)
+    outcome = mend(exchange, lake, source="archive")
+    assert (outcome.exit_code, [f.check for f in outcome.left]) == (1, ["ohlc"])
+    assert stored(lake, HOURS) == wrong
+    assert mend(exchange, lake).exit_code == 0
+    assert stored(lake, HOURS) == truth(exchange, HOURS, START, parse_time("2026-03-01T12:00"))
+
+
+def test_dry_run_writes_nothing_and_says_what_it_would_ask(exchange, lake):
+    rewrite(lake, HOURS, lambda rows: with_one(rows, 53, high=0.5))
+    path = opened(lake).paths(OTHER)[0]
+    path.write_bytes(b"")
+    before = partitions(lake)
+    exchange.reset()
+    outcome = mend(exchange, lake, dry_run=True)
+    assert (partitions(lake), pages(exchange)) == (before, 0)
+    assert not (lake / "quarantine").exists()
+    assert {job.series[0] for job in outcome.jobs} == {HOURS, OTHER}
+
+
+def test_the_command(exchange, lake):
+    urls = {f"ETL_{name}_URL": exchange.url for name in ("UM", "CM", "SPOT", "ARCHIVE", "ARCHIVE_INDEX")}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ETL_")}
+
+    def etl(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "etl", *arguments, "--lake", str(lake)],
+            env={**clean, **urls, "ETL_STATE_DIR": str(lake.parent / "state")},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    rewrite(lake, HOURS, lambda rows: with_one(rows, 53, high=0.5))
+    assert etl("verify").returncode == 1
+    plan = json.loads(etl("repair", "--dry-run", "--json").stdout)
+    assert (plan["jobs"], len(plan["plan"])) == (1, 1)
+    done = etl("repair", "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["rows_written"], document["left"], document["gaps"]) == (0, 1, [], [])
+    assert etl("verify").returncode == 0
+    assert etl("repair").returncode == 0
+    assert etl("repair", "candles").returncode == 2
