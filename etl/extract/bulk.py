@@ -65,9 +65,8 @@ def member(zipped: bytes, name: str) -> bytes:
         raise BadAnswer(f"a zip whose member is encrypted or packed in another way (flags {flags:#x}, method {method})")
     if size > MAX_MEMBER or size > MAX_RATIO * packed:
         raise BadAnswer(f"a zip that unpacks from {packed} to {size} bytes: more than {MAX_MEMBER}, or than {MAX_RATIO}:1")
-    content = zipped[begin : begin + packed]
-    if method == _DEFLATED:
-        content = _inflate(content, size)
+    inside = memoryview(zipped)[begin : begin + packed]
+    content = _inflate(inside, size) if method == _DEFLATED else bytes(inside)
     if len(content) != size or isal_zlib.crc32(content) != crc:
         raise BadAnswer("a zip whose member has not the size or the CRC that it declares")
     return content
@@ -98,7 +97,7 @@ def _directory(zipped: bytes, expected: bytes) -> tuple[int, int, int, int, int,
     return flags, method, crc, packed, size, begin
 
 
-def _inflate(packed: bytes, size: int) -> bytes:
+def _inflate(packed: memoryview, size: int) -> bytes:
     inflate = isal_zlib.decompressobj(wbits=-15)
     try:
         content = inflate.decompress(packed, size + 1)  # one more tells a lie about the size

@@ -310,7 +310,7 @@ def encode(rows: pa.Table, footer: str) -> pa.Buffer:
         sink,
         rows.schema,
         compression="zstd",
-        compression_level=3,
+        compression_level=-1,
         use_dictionary=text,
         column_encoding=plain | delta,
         write_page_checksum=True,
