@@ -194,6 +194,7 @@ def parse_time(text: str) -> int:
 
 
 _UNITS = {"ms": 1, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+_CENTURY = 36_525 * DAY
 
 
 def parse_duration(text: str) -> int:
@@ -203,4 +204,6 @@ def parse_duration(text: str) -> int:
     unit = text[len(digits) :] or "s"
     if unit not in _UNITS or not digits.isascii() or not digits.isdecimal():
         raise UsageError(f"'{text}' is no duration; write for example 90s, 15m, 12h or 3d")
-    return int(digits) * _UNITS[unit]
+    if len(digits) > len(str(_CENTURY)) or (duration := int(digits) * _UNITS[unit]) > _CENTURY:
+        raise UsageError(f"'{text[:40]}' is no duration that anybody waits for; give at most 100 years")
+    return duration

@@ -450,7 +450,7 @@ class Faults:
         try:
             text = path.read_text(encoding="utf-8")
             table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"cannot read the fault rules in {path}: {error}") from error
         lists = ("rule", "archive")
         if not isinstance(table, dict) or not all(isinstance(table.get(name, []), list) for name in lists):
@@ -494,6 +494,6 @@ _MATCH = {"path": Expression, "symbol": str, "after": int, "first": int, "every"
 def parse_rule(table: Mapping[str, object], where: str) -> Rule:
     """A rule from its table; UsageError that names an unknown or unfit key and lists the known ones."""
     action, args, match = parse_table(table, "action", ACTIONS, _MATCH, where)
-    if match.get("every") == 0 or args.get("bytes_per_second") == 0:
+    if match.get("every", 1) <= 0 or args.get("bytes_per_second", 1) <= 0:
         raise UsageError(f"{where} ({action}): every and bytes_per_second must be greater than 0")
     return Rule(action, args, **match)
