@@ -20,6 +20,7 @@ from . import execute, publication, registry
 from . import plan as planning
 from .config import Settings
 from .errors import BadAnswer, Cancelled, Damaged, EtlError, LakeError, NotServed, Refused, SeriesFailed, UsageError
+from .extract.http import Http
 from .lake import views
 from .lake.files import replace_file
 from .lake.store import Store, Stored
@@ -147,17 +148,26 @@ class Progress:
 
 
 class Pipeline:
-    """Runs selections against one lake. Use as a context manager; one thread at a time."""
+    """Runs selections against one lake. Use as a context manager; one thread at a time.
+
+    `http` stands in for connections of its own, with other bounds of time and size; who made it closes it.
+    """
 
     def __init__(
-        self, settings: Settings, *, source: Choice = "auto", stop: Stop | None = None, progress: Progress | None = None
+        self,
+        settings: Settings,
+        *,
+        source: Choice = "auto",
+        stop: Stop | None = None,
+        progress: Progress | None = None,
+        http: Http | None = None,
     ) -> None:
         self.settings = settings
         self._stop = stop or Stop()
         self._progress = progress or Progress()
         # As many threads as there are cores do what needs one, because each keeps the memory of the largest table it has met.
         self._cores = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="core")
-        self._sources = Sources(settings, self._stop, source, self._cores)
+        self._sources = Sources(settings, self._stop, source, self._cores, http)
         self._contracts: dict[str, dict[str, Contract]] = {}
         self._stored_rows: dict[Partition, int] = {}
         self._before: dict[Series, list[Stored]] = {}

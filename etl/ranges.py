@@ -203,4 +203,6 @@ def parse_duration(text: str) -> int:
     unit = text[len(digits) :] or "s"
     if unit not in _UNITS or not digits.isascii() or not digits.isdecimal():
         raise UsageError(f"'{text}' is no duration; write for example 90s, 15m, 12h or 3d")
+    if len(digits) > len(str(MAX_TIME)):  # more of them Python does not even read
+        raise UsageError(f"'{text[:40]}…' is longer than all time; write for example 90s, 15m, 12h or 3d")
     return int(digits) * _UNITS[unit]

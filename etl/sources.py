@@ -13,6 +13,7 @@ from .config import Settings
 from .errors import Cancelled, EtlError, Refused, UsageError
 from .extract.archive import ArchiveSource
 from .extract.conversation import Conversation
+from .extract.http import Http
 from .extract.limits import WeightBudget
 from .extract.rest import RestSource
 from .extract.retry import Stats, Stop
@@ -32,16 +33,25 @@ class Sources:
     """What a run may ask, by the user's `choice`; of each market one conversation, and one archive for all, whose
     files are decoded by `cores`. Close it.
 
+    Connections are those of `http` where one is passed in; who made it closes it.
     Under `auto`, a market whose REST interface refuses this host is served by the archive alone: `refusals` says why.
     """
 
-    def __init__(self, settings: Settings, stop: Stop, choice: Choice = "auto", cores: Executor | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        stop: Stop,
+        choice: Choice = "auto",
+        cores: Executor | None = None,
+        http: Http | None = None,
+    ) -> None:
         if settings.network == "testnet" and choice == "archive":
             raise UsageError("the archive holds data of mainnet only: use --source rest with the testnet")
         self.choice: Choice = "rest" if settings.network == "testnet" else choice
         self.refusals: dict[str, Refused] = {}
         self._settings = settings
         self._stop = stop
+        self._http = http
         self._conversations: dict[str, Conversation] = {}
         self._budgets: dict[str, WeightBudget] = {}
         self._infos: dict[str, ExchangeInfo] = {}
@@ -50,7 +60,7 @@ class Sources:
         self._warned = False
         self._lock = Lock()
         self.rest = RestSource(self.conversation)
-        self.archive = ArchiveSource(settings.archive_url, settings.archive_index_url, stop=stop, cores=cores)
+        self.archive = ArchiveSource(settings.archive_url, settings.archive_index_url, stop=stop, http=http, cores=cores)
 
     def close(self) -> None:
         """Close every connection."""
@@ -65,7 +75,9 @@ class Sources:
                 declared, share = registry.market(market), self._settings.weight_share
                 budget = self._budgets.setdefault(declared.pool, WeightBudget(declared.weight_limit, share))
                 url = getattr(self._settings, f"{market}_url")
-                self._conversations[market] = Conversation(declared, url, share=share, stop=self._stop, budget=budget)
+                self._conversations[market] = Conversation(
+                    declared, url, share=share, stop=self._stop, http=self._http, budget=budget
+                )
             return self._conversations[market]
 
     def stats(self) -> Iterator[Stats]:

@@ -259,7 +259,7 @@ def listing(body: bytes) -> Page:
     plain = unquote if fields.get("EncodingType") == "url" else str
     try:
         objects = tuple(
-            Listed(plain(each["Key"]), int(each["Size"]), etag(each["ETag"]))
+            Listed(plain(each["Key"]), _size(each["Size"]), etag(each["ETag"]))
             for each in (_fields(child) for child in root if _local(child) == "Contents")
         )
         folders = tuple(plain(_fields(child)["Prefix"]) for child in root if _local(child) == "CommonPrefixes")
@@ -274,6 +274,12 @@ def listing(body: bytes) -> Page:
 def etag(text: str) -> str:
     """The version that an ETag header or element names, without quotes and the mark of a weak one."""
     return text.strip().removeprefix("W/").strip('"')
+
+
+def _size(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise ValueError(f"{text[:40]!r} is no size")
+    return int(text)
 
 
 def _xml(body: bytes) -> ET.Element:

@@ -27,6 +27,8 @@ DENIALS = 6
 EXPECTED_DENIALS = 2
 # A server that keeps sending what was not asked for is given up after so many requests.
 MAX_STUCK = 3
+# Settlements are at most so far apart while a contract lives (binance-facts 6).
+LONGEST_FUNDING = 8 * HOUR
 # More holes than this in one window are asked for with one request over all of them instead of one each.
 MAX_SINGLE_HOLES = 8
 
@@ -164,7 +166,7 @@ class RestSource:
             if not full and denials < (DENIALS if overdue else EXPECTED_DENIALS):
                 # After the second answer for the whole, what is overdue is asked for from the last settlement on: the page may
                 # have been cut.
-                last = max(time for time, _ in seen if time < asked.end) if denials >= EXPECTED_DENIALS else asked.start
+                last = max((time for time, _ in seen if time < asked.end), default=0) if denials >= EXPECTED_DENIALS else 0
                 pending.append((TimeRange(max(asked.start, last), asked.end), denials))
             elif len(keys) >= registry.DEFAULT_SETTLEMENTS:
                 first, last = (int(pick(time for time, _ in keys)) for pick in (min, max))
@@ -173,16 +175,15 @@ class RestSource:
         return pages
 
     def _all_settlements(self, series: Sequence[Series], span: TimeRange) -> dict[Series, list[pa.Table]]:
-        """The settlements of all symbols in `span`, asked twice because nothing in one answer shows that a row is lacking.
-
-        A full page may hide rows, so it is asked again in halves, and within an hour by symbol.
+        """The settlements of all symbols in `span`, asked twice because nothing in one answer shows that a row is lacking, and
+        more often where all are empty. A full page may hide rows, so it is asked again in halves, and within an hour by symbol.
         """
         first = series[0]
         endpoint = registry.dataset(first.dataset).endpoints[first.market]
         pages: dict[Series, list[pa.Table]] = {one: [] for one in series}
         by_symbol = {one.symbol: one for one in series}
         answers = stuck = 0
-        while answers < EXPECTED_DENIALS:
+        while answers < (EXPECTED_DENIALS if any(pages.values()) else DENIALS):
             answer = self._conversation(first.market).get(
                 endpoint.path,
                 {"startTime": span.start, "endTime": span.end - 1, "limit": endpoint.max_limit},
@@ -195,7 +196,8 @@ class RestSource:
             times = {symbol: times_of(first.dataset, page) for symbol, page in answer.items()}
             inside = {symbol: (some >= span.start) & (some < span.end) for symbol, some in times.items()}
             for symbol in answer.keys() & by_symbol.keys():
-                pages[by_symbol[symbol]].append(answer[symbol].filter(mask(inside[symbol])))
+                if inside[symbol].any():
+                    pages[by_symbol[symbol]].append(answer[symbol].filter(mask(inside[symbol])))
             if answer and not any(some.any() for some in inside.values()):
                 stuck += 1
                 if stuck == MAX_STUCK:
@@ -239,9 +241,10 @@ def _union(some: Times, more: Times) -> Times:
 
 
 def _overdue(seen: set[_Key], asked: TimeRange) -> bool:
-    """Whether the last two settlements before the end of `asked` let expect another one in it."""
+    """Whether another settlement is to be expected in `asked`, by the distance of the last two, or the longest there is."""
     last = sorted({time for time, _ in seen if time < asked.end})[-2:]
-    return len(last) == 2 and asked.end - last[1] > (last[1] - last[0]) + MINUTE
+    distance = last[1] - last[0] if len(last) == 2 else LONGEST_FUNDING
+    return asked.end - (last[-1] if last else asked.start) > distance + MINUTE
 
 
 def _irregular(times: Times) -> list[TimeRange]:

@@ -195,8 +195,8 @@ class _Symbol(msgspec.Struct):
     contractType: str | None = None  # noqa: N815 - the name on the wire
     status: str | None = None
     contractStatus: str | None = None  # noqa: N815 - the name on the wire
-    onboardDate: int | None = None  # noqa: N815 - the name on the wire
-    deliveryDate: int | None = None  # noqa: N815 - the name on the wire
+    onboardDate: _Time | None = None  # noqa: N815 - the name on the wire
+    deliveryDate: _Time | None = None  # noqa: N815 - the name on the wire
     filters: list[dict[str, Any]] = []
 
 
@@ -215,7 +215,7 @@ def exchange_info(body: bytes) -> ExchangeInfo:
     limit = next((r.limit for r in info.rate_limits if (r.kind, r.interval, r.count) == ("REQUEST_WEIGHT", "MINUTE", 1)), None)
     try:
         symbols = tuple(_rules(symbol) for symbol in info.symbols)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise BadAnswer(f"a trading rule that is no number: {error}; the body begins {excerpt(body)}") from error
     return ExchangeInfo(info.server_time, limit, symbols)
 
@@ -272,11 +272,15 @@ class ErrorBody(msgspec.Struct):
     msg: str | None = None
 
 
+# msgspec lets a text that is no UTF-8 out as Python's own error.
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
 def error_body(body: bytes) -> ErrorBody:
     """What a 4xx or 5xx body says; empty where it is no such object: error pages may be anything."""
     try:
         return _ERROR_BODY.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except _NO_JSON:
         return ErrorBody()
 
 
@@ -290,7 +294,7 @@ _ERROR_BODY = msgspec.json.Decoder(ErrorBody)
 def _decode(decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _NO_JSON as error:
         if not isinstance(error, msgspec.ValidationError) or not _is_json(body):
             raise Transient(f"the answer is no JSON ({error}); it begins {excerpt(body)}") from error
         raise BadAnswer(f"the answer has another shape than documented ({error}); it begins {excerpt(body)}") from error
@@ -300,7 +304,7 @@ def _is_json(body: bytes) -> bool:
     """Decoding stops at the first wrong type; the rest of a body that was cut off as well may be missing."""
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
+    except _NO_JSON:
         return False
     return True
 

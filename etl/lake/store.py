@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from .. import registry
 from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
-from ..model import Coverage, Partition, Series
+from ..model import SOURCES, Coverage, Partition, Series
 from ..ranges import HOUR, TimeRange, from_datetime, months, years
 from ..schema import arrow_schema, empty
 from .files import quarantined, replace_file, set_aside
@@ -73,7 +73,7 @@ class Store:
             if any((root / dataset).exists() for dataset in registry.DATASETS):
                 raise LakeError(f"{root} holds data but no lake.json, which says what the lake is: restore it") from None
             return cls(root, layout)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise LakeError(f"{path} cannot be read ({error}); it says what the lake is: restore it before going on") from error
         if version != FORMAT:
             raise LakeError(f"{path} says format {version}, this version knows format {FORMAT}: use a newer version")
@@ -178,11 +178,11 @@ class Store:
                 first = low if first is None else min(first, low)
                 last = high if last is None else max(last, high)
             coverage = tuple(_coverage(entry) for entry in about["coverage"])
-            holes, lost = (tuple(TimeRange(*span) for span in spans) for spans in (about["holes"], about.get("lost", ())))
+            holes, lost = (tuple(_span(*span) for span in spans) for spans in (about["holes"], about.get("lost", ())))
             period = self.period(path)
             if period is None:
                 raise ValueError(f"'{path.stem}' names no period")
-            wanted = about.get("wanted")
+            wanted = _time(about["wanted"]) if "wanted" in about else None
         return Stored(
             Partition(series, path.stem, period),
             path,
@@ -335,15 +335,24 @@ def _entry(coverage: Coverage, rest_path: str) -> dict[str, Any]:
 
 
 def _coverage(entry: dict[str, Any]) -> Coverage:
-    return Coverage(
-        TimeRange(entry["start"], entry["end"]),
-        entry["source"],
-        entry["checked"],
-        entry["source_url"] if entry["source"] == "archive" else None,
-        entry["sha256"],
-        entry.get("etag"),
-        tuple(entry.get("former", ())),
-    )
+    source = entry["source"]
+    if source not in SOURCES:
+        raise ValueError(f"{source!r} is no source")
+    key, sha256, etag = entry["source_url"] if source == "archive" else None, entry["sha256"], entry.get("etag")
+    former = tuple(entry.get("former", ()))
+    if wrong := [text for text in (key, sha256, etag, *former) if not isinstance(text, str | None)]:
+        raise TypeError(f"{wrong[0]!r} is no text")
+    return Coverage(_span(entry["start"], entry["end"]), source, _time(entry["checked"]), key, sha256, etag, former)
+
+
+def _span(start: object, end: object) -> TimeRange:
+    return TimeRange(_time(start), _time(end))
+
+
+def _time(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no time")
+    return value
 
 
 def _locked(handle: int) -> bool:
@@ -374,7 +383,7 @@ def _writing(root: Path) -> Iterator[None]:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, RecursionError) as error:
         # The system's own errors have a number, Arrow's about the content have none.
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise LakeError(f"{path} cannot be read: {error}") from error

@@ -28,6 +28,9 @@ stall                   seconds = 3600; when = "before" | "body" (silence in its
 slow_drip               bytes_per_second = 100; part = "body" | "headers"
 truncated_json          keep = 0.5 of the body; length = "sent" (what goes out) | "none" (ends by closing) | "full"
 empty_body, html_200    status 200 without a body, with an HTML page
+body                    text = "null": status 200 with that body
+fat_headers             megabytes = 20 of headers before the answer
+hang_up                 the answer, and then the connection is closed without a word of it
 object_instead_of_list  status 200 with an error object
 wrong_width_row         row = -1; width = 11
 wrong_type_row          row = -1; value = "abc" in place of a number
@@ -89,6 +92,8 @@ class Delivery:
     length: Literal["sent", "full", "none"] = "sent"
     """What content-length claims."""
     endless: bool = False
+    hangs_up: bool = False
+    """Whether the connection is closed although the answer does not announce it."""
 
     @property
     def closes(self) -> bool:
@@ -224,6 +229,19 @@ def _html(hit: _Hit) -> Outcome:
     return hit.instead(b"<!DOCTYPE html><html><body>Please wait while we check your browser</body></html>", 200, "text/html")
 
 
+def _body(hit: _Hit, *, text: str = "null") -> Outcome:
+    return hit.instead(text.encode())
+
+
+def _fat_headers(hit: _Hit, *, megabytes: int = 20) -> Outcome:
+    fat = {f"x-fat-{number}": "a" * 1_048_576 for number in range(megabytes)}
+    return replace(hit.answer, headers=hit.answer.headers | fat), Delivery()
+
+
+def _hang_up(hit: _Hit) -> Outcome:
+    return hit.answer, Delivery(hangs_up=True)
+
+
 def _object(hit: _Hit) -> Outcome:
     return hit.instead(b'{"code":-1000,"msg":"An unknown error occurred while processing the request."}')
 
@@ -341,7 +359,8 @@ def _clock_skew(hit: _Hit, *, ms: int) -> Outcome:
 ACTIONS: dict[str, Callable[..., Outcome]] = {
     "status": _status, "retry_after": _retry_after, "reset": _reset, "timeout": _timeout, "stall": _stall,
     "slow_drip": _slow_drip, "truncated_json": _truncated, "empty_body": _empty_body, "html_200": _html,
-    "object_instead_of_list": _object, "wrong_width_row": _wrong_width, "wrong_type_row": _wrong_type, "nan": _nan,
+    "body": _body, "fat_headers": _fat_headers, "hang_up": _hang_up, "object_instead_of_list": _object,
+    "wrong_width_row": _wrong_width, "wrong_type_row": _wrong_type, "nan": _nan,
     "short_page": _short_page, "drop_middle": _drop_middle, "duplicate_rows": _duplicate_rows,
     "duplicate_page": _duplicate_page, "overlap": _overlap, "shuffled": _shuffled, "conflict": _conflict,
     "empty_page": _empty_page, "stuck_page": _stuck_page, "open_bar_extra": _open_bar, "revise": _revise,
@@ -431,7 +450,7 @@ class Faults:
         try:
             text = path.read_text(encoding="utf-8")
             table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(f"cannot read the fault rules in {path}: {error}") from error
         lists = ("rule", "archive")
         if not isinstance(table, dict) or not all(isinstance(table.get(name, []), list) for name in lists):
@@ -475,6 +494,6 @@ _MATCH = {"path": Expression, "symbol": str, "after": int, "first": int, "every"
 def parse_rule(table: Mapping[str, object], where: str) -> Rule:
     """A rule from its table; UsageError that names an unknown or unfit key and lists the known ones."""
     action, args, match = parse_table(table, "action", ACTIONS, _MATCH, where)
-    if match.get("every") == 0 or args.get("bytes_per_second") == 0:
+    if match.get("every", 1) <= 0 or args.get("bytes_per_second", 1) <= 0:
         raise UsageError(f"{where} ({action}): every and bytes_per_second must be greater than 0")
     return Rule(action, args, **match)

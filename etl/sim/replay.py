@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import sys
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,12 @@ _BAR_NAMES = (*(column.name for column in DATASETS["klines"].columns), "ignore")
 _FUNDING_TIMES, _FUNDING_RATES = {"fundingtime", "calctime", "timestamp"}, {"fundingrate", "lastfundingrate"}
 
 _MICROSECONDS = 10**14  # times from here on are µs (binance-facts 9.4)
+
+
+# What reading a file of another kind than its name says ends in.
+_UNREADABLE = (
+    ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError, EOFError, zlib.error, csv.Error,
+)  # fmt: skip
 
 
 class _LeftOut(Exception):
@@ -295,9 +302,14 @@ def _recordings(file: Path, place: Path, market: str) -> list[_Recording]:
     readers = {".csv": _read_csv, ".json": _read_json, ".feather": _read_feather, ".zip": _read_zip}
     if file.suffix not in readers:
         raise _LeftOut("only .csv, .json, .feather and .zip files are read")
-    recordings = [one for one in readers[file.suffix](file, place, market) if one.rows]
+    try:
+        recordings = [one for one in readers[file.suffix](file, place, market) if one.rows]
+    except _UNREADABLE as error:
+        raise _LeftOut(f"it is not what its name says: {error}") from error
     if not recordings:
         raise _LeftOut("it holds no rows")
+    if not all(0 <= time <= MAX_TIME for one in recordings for _, time, _ in one.rows):
+        raise _LeftOut("it holds times outside 1970 … 9999")
     return recordings
 
 
@@ -416,6 +428,8 @@ def _funding(market: str, settlements: Iterable[Mapping[str, Any]]) -> list[_Rec
     recordings: dict[str, _Recording] = {}
     for row in settlements:
         symbol, time = row["symbol"], row["fundingTime"]
+        if not isinstance(symbol, str) or type(time) is not int:
+            raise _LeftOut(f"it holds a row that is no settlement: {str(row)[:80]}")
         recording = recordings.setdefault(symbol, _Recording(Series(market, "funding", symbol)))
         text = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode()
         # The archive and REST may differ by milliseconds: the minute identifies a settlement.

@@ -264,6 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
             if pause and simulator.stopping.wait(pause):
                 break
             self.connection.sendall(data)
+        self.close_connection = self.close_connection or delivery.hangs_up
         if delivery.reset is not None:
             self._reset()
 

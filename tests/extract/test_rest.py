@@ -526,10 +526,11 @@ def test_settlements_before_the_exchange_began_are_not_asked_for():
     assert ask_funding(exchange, 0, parse_time("2019-08-01")) == []
 
 
-def test_a_range_without_settlements_is_asked_for_twice():
+@pytest.mark.parametrize(("hours", "requests"), [(4, 2), (8, 2), (9, 6), (24, 6)])
+def test_a_range_without_settlements_is_asked_for_again_the_more_so_where_one_is_due(hours, requests):
     exchange = Exchange()
-    assert ask_funding(exchange, START, START + DAY) == []
-    assert len(exchange.requests) == 2
+    assert ask_funding(exchange, START, START + hours * HOUR) == []
+    assert len(exchange.requests) == requests
 
 
 @pytest.mark.parametrize("newest_first", [True, False])

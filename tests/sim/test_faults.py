@@ -10,6 +10,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from email.utils import parsedate_to_datetime
 from itertools import islice, pairwise
 from pathlib import Path
@@ -87,6 +88,11 @@ def test_empty_html_and_object(answers: Answers) -> None:
     html, _ = answers("html_200")
     assert (html.status, html.raw[:9]) == (200, b"<!DOCTYPE")
     assert "code" in answers("object_instead_of_list")[0].body
+
+
+def test_any_body(answers: Answers) -> None:
+    reply, _ = answers("body", text='{"a": NaN}')
+    assert (reply.status, reply.raw) == (200, b'{"a": NaN}')
 
 
 def test_redirect(answers: Answers) -> None:
@@ -186,7 +192,7 @@ def raw(sim: Simulator, seconds: float = 5) -> tuple[bytes, type[Exception] | No
     received = b""
     with socket.create_connection(("127.0.0.1", int(sim.url.rpartition(":")[2])), timeout=seconds) as connection:
         query = f"symbol=BTCUSDT&interval=1m&startTime={START}&limit=10"
-        connection.sendall(f"GET {KLINES}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(f"GET {KLINES}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         try:
             while piece := connection.recv(65536):
                 received += piece
@@ -201,6 +207,28 @@ def test_reset(start: Start, when: str, head: bool, body: bool) -> None:
     assert error is ConnectionResetError
     start_line, _, rest = received.partition(b"\r\n\r\n")
     assert (bool(start_line), bool(rest)) == (head, body)
+
+
+def test_fat_headers(start: Start) -> None:
+    received, error = raw(start(faults=Faults([{"action": "fat_headers", "megabytes": 3}])))
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert error is None
+    assert len(head) > 3 * 2**20
+    assert len(json.loads(body)) == 10
+
+
+@pytest.mark.parametrize("action", ["hang_up", None])
+def test_a_connection_that_ends_without_a_word(start: Start, action: str | None) -> None:
+    sim = start(faults=Faults([{"action": action}] if action else []))
+    connection = http.client.HTTPConnection("127.0.0.1", int(sim.url.rpartition(":")[2]), timeout=5)
+    connection.request("GET", "/fapi/v1/time")
+    response = connection.getresponse()
+    assert response.read()
+    assert response.getheader("connection") is None  # which means: it stays
+    connection.sock.settimeout(5 if action else 0.2)
+    with nullcontext() if action else pytest.raises(TimeoutError):
+        assert connection.sock.recv(1) == b""
+    connection.close()
 
 
 @pytest.mark.parametrize(("action", "keys"), [("timeout", {}), ("stall", {}), ("stall", {"when": "body"})])
