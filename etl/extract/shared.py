@@ -133,7 +133,8 @@ class SharedFile:
             if handle is not None:
                 os.close(handle)
             with suppress(OSError, msgspec.DecodeError, ValueError):  # what can be read is obeyed
-                self._page = _decode(self._path.read_bytes())
+                if self._path.is_file():
+                    self._page = _decode(self._path.read_bytes())
             self._go_alone(error)
             return None
         return handle
