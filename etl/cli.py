@@ -506,7 +506,7 @@ def _client(market: str, options: dict[str, Any]) -> Iterator[Any]:
 
     settings = _settings(options)
     registry.market(market)
-    with BinanceFuturesClient(base_url=getattr(settings, f"{market}_url"), market=market) as client:
+    with BinanceFuturesClient(base_url=getattr(settings, f"{market}_url"), market=market, settings=settings) as client:
         yield client
 
 

@@ -123,7 +123,7 @@ class Settings:
     archive_index_url: str = field(metadata=_rule(str, _url, lambda _: registry.ARCHIVE_INDEX_URL))
     """S3 listing of the bulk archive."""
     state_dir: Path = field(metadata=_rule(str, _folder, _default_state_dir))
-    """Folder for the weight budgets and bans that the processes of this host will share; nothing is kept there yet."""
+    """Folder for the weight budgets and bans that the processes of this host share."""
     weight_share: float = field(metadata=_rule(float, _share, lambda _: 0.9))
     """Share of the exchange's weight limit to use, 0 < x <= 1."""
     workers: int = field(metadata=_rule(int, _positive, lambda _: 16))

@@ -14,9 +14,9 @@ from .errors import Cancelled, EtlError, Refused, UsageError
 from .extract.archive import ArchiveSource
 from .extract.conversation import Conversation
 from .extract.http import Http
-from .extract.limits import WeightBudget
 from .extract.rest import RestSource
 from .extract.retry import Stats, Stop
+from .extract.shared import SharedPools
 from .model import ArchiveFile, Coverage, ExchangeInfo, Series, Source
 from .ranges import DAY, TimeRange, intersection, subtract
 
@@ -53,7 +53,7 @@ class Sources:
         self._stop = stop
         self._http = http
         self._conversations: dict[str, Conversation] = {}
-        self._budgets: dict[str, WeightBudget] = {}
+        self._pools = SharedPools(settings.state_dir, settings.weight_share)
         self._infos: dict[str, ExchangeInfo] = {}
         self._now: dict[str, int] = {}
         self._folders: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -69,14 +69,13 @@ class Sources:
             conversation.close()
 
     def conversation(self, market: str) -> Conversation:
-        """The one conversation with a market; markets of one pool at one host share a weight budget."""
+        """The one conversation with a market; markets of one pool, and all processes of this host, share a budget."""
         with self._lock:
             if market not in self._conversations:
-                declared, share = registry.market(market), self._settings.weight_share
-                budget = self._budgets.setdefault(declared.pool, WeightBudget(declared.weight_limit, share))
-                url = getattr(self._settings, f"{market}_url")
+                declared, url = registry.market(market), getattr(self._settings, f"{market}_url")
+                budget, funding = self._pools.weight(declared, url), self._pools.funding(declared, url)
                 self._conversations[market] = Conversation(
-                    declared, url, share=share, stop=self._stop, http=self._http, budget=budget
+                    declared, url, stop=self._stop, http=self._http, budget=budget, funding=funding
                 )
             return self._conversations[market]
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, TypedDict, TypeVar, overload
 
 import pyarrow as pa
 
-from .. import registry
+from .. import config, registry
+from ..config import Settings
 from ..errors import UsageError
-from ..model import Series, SymbolRules, Window
+from ..model import Market, Series, SymbolRules, Window
 from ..ranges import MAX_TIME, TimeRange, from_datetime, iso, parse_time
 from ..schema import arrow_schema
 from . import wire
@@ -21,6 +24,7 @@ from .conversation import Conversation
 from .http import Params
 from .rest import RestSource
 from .retry import Stats
+from .shared import SharedPools
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -58,9 +62,11 @@ class OrderBook(TypedDict):
 class BinanceFuturesClient:
     """Market data of one market (`um`, `cm` or `spot`) of the exchange, of its test network (`mainnet=False`) or of `base_url`.
 
-    Keeps its connections open and keeps to the exchange's rate limits by itself; threads may share it. Use it as a context
-    manager, or close it. Every method raises Transient (network, after several attempts), Rejected (our request is wrong),
-    Refused (this host is refused), BadAnswer, or UsageError (mostly before anything is sent).
+    Keeps its connections open and keeps to the exchange's rate limits by itself, together with all other clients and runs of
+    this host: of `settings` (by default those of the environment, as on the command line) it takes `state_dir`, where all of
+    them count, and `weight_share`. Threads may share a client. Use it as a context manager, or close it. Every method raises
+    Transient (network, after several attempts), Rejected (our request is wrong), Refused (this host is refused), BadAnswer, or
+    UsageError (mostly before anything is sent).
     """
 
     def __init__(
@@ -69,11 +75,12 @@ class BinanceFuturesClient:
         base_url: str | None = None,
         market: str = "um",
         *,
+        settings: Settings | None = None,
         conversation: Conversation | None = None,
     ) -> None:
         self._market = conversation.market if conversation else registry.market(market)
         url = base_url or (self._market.url if mainnet else self._market.testnet_url)
-        self._conversation = conversation or Conversation(self._market, url)
+        self._conversation = conversation or _conversation(self._market, url, settings)
         self._owned = conversation is None
         self._source = RestSource(lambda _: self._conversation)
 
@@ -254,6 +261,12 @@ class BinanceFuturesClient:
                 rows += len(table)
             if most is not None and rows >= most:
                 return
+
+
+def _conversation(market: Market, url: str, settings: Settings | None) -> Conversation:
+    settings = settings or config.load(env=os.environ, cwd=Path.cwd())
+    pools = SharedPools(settings.state_dir, settings.weight_share)
+    return Conversation(market, url, budget=pools.weight(market, url), funding=pools.funding(market, url))
 
 
 def _page_limit(series: Series) -> int:

@@ -32,9 +32,10 @@ _log = logging.getLogger("etl")
 class Conversation:
     """Asks one market, from any number of threads at once; close it, or use it as a context manager.
 
-    Conversations that share a pool of the exchange (um and cm) are given the same `budget`. What is `Transient` is asked
-    again, at most `attempts` times in all and for `patience` seconds of trying; waiting for the budget does not count.
-    Time comes from `clock` (monotonic seconds), every pause goes through `stop`.
+    Conversations that share a pool of the exchange (um and cm) are given the same `budget`; those of several processes budgets
+    and funding pools that lie in the same files (`shared.SharedPools`). What is `Transient` is asked again, at most `attempts`
+    times in all and for `patience` seconds of trying; waiting for the budget does not count. Time comes from `clock` (monotonic
+    seconds), every pause goes through `stop`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Conversation:
         }
         self._clock = clock
         self._sample: _Sample | None = None
+        self._guess: _Sample | None = None
         self._sampling = threading.Lock()
 
     # ---- questions
@@ -122,7 +124,8 @@ class Conversation:
 
     def _ask(self, path: str, params: Params | None, weight: int, pool: str, effort: Effort) -> _Reply:
         limits = self._pools[pool]
-        ticket = self._admit(limits, weight) if self._sample else None  # without a clock there is no budget: see _ask_time
+        # Without a clock there is no budget: see _ask_time.
+        ticket = self._admit(limits, weight) if self._sample or self._guess else None
         self._persist.count(requests=1, weight=weight if pool == "weight" else 0)
         sent = received = self._clock()
         used = None
@@ -147,18 +150,17 @@ class Conversation:
             self._persist.pause(answer / SECOND)
 
     def _read(self, answer: Answer, pool: str, decode: Callable[[bytes], _T]) -> _T:
-        now = self._time().latest if self._sample else None
-        match judge(answer, now):
-            case Throttled() as error if now is not None:
-                until = now + math.ceil(error.wait * SECOND)
-                self._pools[pool].block_until(until)
+        match judge(answer, self._time().latest if self._sample else None):
+            case Throttled() as error if now := self._moment(answer):
+                until = now.latest + math.ceil(error.wait * SECOND)
+                self._pools[pool].block_until(until, now)
                 _log.warning("%s; nobody asks again before %s", error, iso(until))
                 raise error
             case Throttled() as error:  # there is no clock yet by which the pool could be blocked
                 raise Transient(str(error), error.wait)
             case Refused() as error:
-                for each in self._pools.values():
-                    each.refuse(error)
+                for each in self._pools.values():  # 451 is about the place, not about what we sent: no pause mends it
+                    each.refuse(error, self._moment(answer), outlives=answer.status != 451)
                 raise error
             case EtlError() as error:
                 raise error
@@ -178,6 +180,9 @@ class Conversation:
         if self._sample is None:
             with self._sampling:
                 if self._sample is None:
+                    budget = self._pools["weight"]
+                    budget.check()
+                    self._guess = _guess(budget.recall(), self._clock())
                     first = self._persist(self._ask_time)
                     # The first request also pays for DNS, TCP and TLS; where that took long, a second tells the time better.
                     self._sample = min(first, self._persist(self._ask_time), key=_width) if _width(first) > 0.1 else first
@@ -193,7 +198,7 @@ class Conversation:
         budget.check()
         reply = self._ask(f"{self.market.prefix}/time", None, 1, "weight", effort)
         sample = _Sample(self._read(reply.answer, "weight", wire.server_time), reply.sent, reply.received)
-        if self._sample is None:  # asked without a ticket: pay now
+        if self._sample is None:  # asked without a ticket, or with one for the minute that was guessed: pay now
             now = _slack(sample.now(reply.received))
             ticket = budget.reserve(1, now)
             if isinstance(ticket, Ticket):
@@ -201,9 +206,17 @@ class Conversation:
         return sample
 
     def _time(self) -> Now:
-        if self._sample is None:
+        known = self._sample or self._guess
+        if known is None:
             raise RuntimeError("the time was never asked for")
-        return self._sample.now(self._clock())
+        return known.now(self._clock())
+
+    def _moment(self, answer: Answer) -> Now | None:
+        """The exchange's clock at an answer; the answer's own Date header stands above a guess. None while nobody knows."""
+        if self._sample is None and self._guess is not None:
+            date = http_date(answer.headers.get("date"))
+            self._guess = self._guess if date is None else _guess(Now(date, date + SECOND), self._clock())
+        return self._instant() if self._sample or self._guess else None
 
     def _instant(self) -> Now:
         return _slack(self._time())
@@ -246,6 +259,11 @@ class _Sample:
             self.time + math.floor((at - self.received - drift) * SECOND),
             self.time + math.ceil((at - self.sent + drift) * SECOND) + 1,
         )
+
+
+def _guess(now: Now | None, at: float) -> _Sample | None:
+    """What somebody else knows of the exchange's clock, as if it had been asked for when ours showed `at`."""
+    return None if now is None else _Sample(now.earliest, at - (now.latest - now.earliest) / SECOND, at)
 
 
 def _width(sample: _Sample) -> float:

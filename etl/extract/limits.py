@@ -1,21 +1,38 @@
-"""Budgets of the exchange's rate limits: pure, thread-safe, O(1) a request; the caller brings the time and does the waiting.
+"""Budgets of the exchange's rate limits: what they decide is pure, the caller brings the time and does the waiting.
 
 Time is the exchange's and never known exactly: a `Now` is the interval that certainly holds it. A request is counted by the
 server at some unknown moment between sending and answer, so it is charged to everything that this moment may belong to; what
 is charged is therefore never less than what the server counts.
+
+All that is counted lies in one `State`, which a `Shelf` hands out exclusively: `Own` keeps it in this process, and
+`shared.SharedFile` in a file, where all processes of this host count together.
 """
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
-from collections import deque
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, Protocol
+
+import msgspec
 
 from ..errors import Refused
-from ..ranges import MINUTE
+from ..ranges import DAY, MINUTE, iso
 from ..registry import FUNDING_LIMIT, FUNDING_WINDOW
+
+# No request is under way for longer: `http` gives up after a minute. What was in flight when its process died, or when its
+# machine slept, counts for so long; then it has been counted, or never will be.
+LONGEST_FLIGHT = 2 * MINUTE
+# A ban lasts two minutes at first, doubles with each that follows, and is three days at most (binance-facts 4.3).
+FIRST_BAN = 2 * MINUTE
+LONGEST_BAN = 3 * DAY
+# So many minutes are kept, those that were charged last: a flight touches four at most, and clocks differ by less than one.
+_MINUTES = 6
 
 
 class Now(NamedTuple):
@@ -33,68 +50,196 @@ class Ticket:
     sent: Now
 
 
-class Pool(ABC):
-    """What the pools have in common: after a 429 nobody sends for a while, after a refusal nobody ever."""
+# ---- what is counted
 
-    def __init__(self, limit: int, share: float) -> None:
+Weight = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Flights(msgspec.Struct, frozen=True, array_like=True):
+    """What one pool has under way: its weight, and when the last of it is answered or given up at the latest (ms UTC)."""
+
+    weight: Weight
+    over: int
+
+
+class Ban(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nobody may send before `until` (ms UTC, the exchange's clock), `length` ms after `message` was told."""
+
+    until: int
+    length: Weight
+    message: str
+
+
+class State(msgspec.Struct, forbid_unknown_fields=True):
+    """Everything that all who draw on one pool must agree on. Times are the exchange's, in ms UTC; minutes count from 1970."""
+
+    limit: Weight = 0
+    """What the exchange says that its limit is; 0 until it says so."""
+    charged: dict[int, Weight] = {}
+    """Weight by minute, as we count it."""
+    others: dict[int, Weight] = {}
+    """Weight by minute that the server counted and we did not."""
+    answered: list[int] = []
+    """When the requests of the window were answered, ascending."""
+    flights: dict[int, Flights] = {}
+    """What is under way, by pools: each process has one of its own, with a number that it drew."""
+    blocked_until: int = 0
+    ban: Ban | None = None
+
+
+class Shelf(Protocol):
+    """Where a State lies: SEAM between the budgets and what keeps their counts."""
+
+    @property
+    def name(self) -> str:
+        """Where that is, for people."""
+
+    def open(self, now: Now | None) -> AbstractContextManager[State]:
+        """The state, exclusively, to be changed in place; `now` is the exchange's clock, if known. An exception changes nothing
+        on a shelf that outlives the process.
+        """
+
+    def recall(self) -> Now | None:
+        """Where the exchange's clock should be by what the shelf remembers; None if it cannot have heard of it."""
+
+
+class Own:
+    """A state of this process alone."""
+
+    name = "this process"
+
+    def __init__(self) -> None:
         self._lock = Lock()
+        self._state = State()
+
+    @contextmanager
+    def open(self, now: Now | None) -> Iterator[State]:  # noqa: ARG002 - nobody asks this shelf for the time
+        """The state, for one thread at a time."""
+        with self._lock:
+            yield self._state
+
+    def recall(self) -> None:
+        """Nothing: whoever has this state knows the time as well."""
+
+
+# ---- pools
+
+
+class Pool(ABC):
+    """What the pools have in common: after a 429 nobody sends for a while, after a refusal nobody of this process ever."""
+
+    def __init__(self, limit: int, share: float, shelf: Shelf | None = None) -> None:
+        self._limit = limit
         self._share = share
-        self._cap = _cap(limit, share)
-        self._in_flight = 0
-        self._blocked_until = 0
+        self._shelf = shelf or Own()
+        self._number = secrets.randbits(48)
         self._refusal: Refused | None = None
 
     def reserve(self, weight: int, now: Now) -> Ticket | int:
-        """A ticket for a request of `weight`, or the milliseconds to wait before asking again; Refused after `refuse`."""
-        self.check()
-        with self._lock:
-            wait = self._blocked_until - now.earliest
-            if wait > 0 or (wait := self._wait(weight, now)) > 0:
+        """A ticket for a request of `weight`, or the milliseconds to wait before asking again; Refused after `refuse`, and as
+        long as a ban lasts that any process was told of.
+        """
+        self._obey_own()
+        with self._shelf.open(now) as state:
+            self._obey(state, now)
+            if ahead(state.blocked_until, now):
+                return state.blocked_until - now.earliest
+            self._land(state, now)
+            if (wait := self._wait(state, weight, now)) > 0:
                 return wait
-            self._in_flight += weight
+            self._fly(state, weight, now)
             return Ticket(weight, now)
 
     def settle(self, ticket: Ticket, now: Now, used: int | None = None) -> None:
         """The request of `ticket` is over at `now`; `used` is the server's count that came with the answer, if any."""
-        with self._lock:
-            self._in_flight -= ticket.weight
-            self._charge(ticket, now)
+        with self._shelf.open(now) as state:
+            self._fly(state, -ticket.weight, now)
+            self._charge(state, ticket, now)
             if used is not None and used > 0:  # some endpoints send -1 (binance-facts 4.2)
-                self._synchronise(ticket, now, used)
+                self._land(state, now)
+                self._synchronise(state, ticket, now, used)
 
-    def block_until(self, time: int) -> None:
+    def block_until(self, time: int, now: Now | None = None) -> None:
         """Nothing may be sent before `time` (ms UTC)."""
-        with self._lock:
-            self._blocked_until = max(self._blocked_until, time)
+        with self._shelf.open(now) as state:
+            if now is not None:
+                time = min(time, now.earliest + LONGEST_BAN)
+            if now is None or ahead(state.blocked_until, now):
+                time = max(time, state.blocked_until)
+            state.blocked_until = time
 
-    def refuse(self, error: Refused) -> None:
-        """Nothing may be sent any more: every later `reserve` raises this error."""
-        with self._lock:
-            self._refusal = self._refusal or error
+    def refuse(self, error: Refused, now: Now | None = None, *, outlives: bool = True) -> None:
+        """Nothing may be sent any more: every later `reserve` of this process raises this error. If it `outlives` the process,
+        no process sends until the error's own end; where it names none, for two minutes, and twice as long as the last time if
+        that is less than a day ago.
+        """
+        self._refusal = self._refusal or error
+        now = now or self._shelf.recall()
+        if outlives and now is not None:
+            with self._shelf.open(now) as state:
+                state.ban = banned(state.ban, error, now)
 
     def check(self) -> None:
-        """Raises the Refused that `refuse` was told, if any."""
-        if self._refusal is not None:
-            raise Refused(str(self._refusal), self._refusal.until)
+        """Raises the Refused that `refuse` was told, here or in another process whose ban is not over."""
+        self._obey_own()
+        if (now := self._shelf.recall()) is not None:
+            with self._shelf.open(None) as state:
+                self._obey(state, now)
+
+    def recall(self) -> Now | None:
+        """Where the exchange's clock should be, for a process that has not asked yet: good enough for one request."""
+        return self._shelf.recall()
 
     def learn(self, limit: int) -> None:
         """The exchange says that its limit is `limit`."""
-        with self._lock:
-            self._cap = _cap(limit, self._share)
+        with self._shelf.open(None) as state:
+            self._limit = state.limit = limit
 
-    def _fits(self, weight: int, used: int) -> bool:
+    def _obey_own(self) -> None:
+        if self._refusal is not None:
+            raise Refused(str(self._refusal), self._refusal.until)
+
+    def _obey(self, state: State, now: Now) -> None:
+        if state.ban is not None and ahead(state.ban.until, now):
+            raise Refused(
+                f"nothing is sent before {iso(state.ban.until)}, as a process of this host was told: {state.ban.message}; kept "
+                f"in {self._shelf.name}, which may be removed if the host has another address by now",
+                state.ban.until,
+            )
+
+    def _fly(self, state: State, weight: int, now: Now) -> None:
+        """So much more of this pool is under way; what a process has said when it dies holds until its flights have landed."""
+        before = state.flights.pop(self._number, Flights(0, 0))
+        if before.weight + weight > 0:
+            over = now.latest + LONGEST_FLIGHT if weight > 0 else before.over
+            state.flights[self._number] = Flights(before.weight + weight, max(before.over, over))
+
+    def _land(self, state: State, now: Now) -> None:
+        """Drop the flights that cannot matter any more, and those of another clock."""
+        since, until = self._since(now), now.latest + 2 * LONGEST_FLIGHT
+        for number in [number for number, flights in state.flights.items() if not since <= flights.over <= until]:
+            del state.flights[number]
+
+    def _fits(self, state: State, weight: int, used: int) -> bool:
         """A request heavier than the whole budget goes alone rather than never."""
-        return used + weight <= self._cap or used == 0
+        return used + weight <= self._cap(state) or used == 0
+
+    def _cap(self, state: State) -> int:
+        return max(1, int((state.limit or self._limit) * self._share))
 
     @abstractmethod
-    def _wait(self, weight: int, now: Now) -> int:
+    def _since(self, now: Now) -> int:
+        """What was over before this time does not count any more."""
+
+    @abstractmethod
+    def _wait(self, state: State, weight: int, now: Now) -> int:
         """How long, in ms, a request of that weight has to wait; 0 if it may leave."""
 
     @abstractmethod
-    def _charge(self, ticket: Ticket, now: Now) -> None:
+    def _charge(self, state: State, ticket: Ticket, now: Now) -> None:
         """Count what has left."""
 
-    def _synchronise(self, ticket: Ticket, now: Now, used: int) -> None:  # noqa: B027 - not every pool has such counts
+    def _synchronise(self, state: State, ticket: Ticket, now: Now, used: int) -> None:  # noqa: B027 - not every pool has counts
         """Counts of the server; a pool without them has nothing to learn."""
 
 
@@ -102,35 +247,32 @@ class WeightBudget(Pool):
     """The weight limit a minute, which starts anew with each minute of the exchange's clock (binance-facts 4.1).
 
     A request counts in every minute that the time from sending to answer touches; one in flight may still be counted in any
-    minute from now on. What others use behind the same address is learned from `x-mbx-used-weight-1m`, for the running minute.
+    minute from now on. What others use behind the same address is learned from `x-mbx-used-weight-1m`, for the running minute:
+    others are all whose weight is not in the same state.
     """
 
-    def __init__(self, limit: int, share: float) -> None:
-        super().__init__(limit, share)
-        self._charged: dict[int, int] = {}
-        self._others: dict[int, int] = {}
+    def _since(self, now: Now) -> int:
+        return now.earliest - now.earliest % MINUTE
 
-    def _wait(self, weight: int, now: Now) -> int:
+    def _wait(self, state: State, weight: int, now: Now) -> int:
+        in_flight = _in_flight(state)
         for minute in (now.latest // MINUTE, now.earliest // MINUTE):
-            own = self._charged.get(minute, 0) + self._in_flight
-            if not self._fits(weight, own + (self._others.get(minute, 0) if weight <= self._cap else 0)):
+            own = state.charged.get(minute, 0) + in_flight
+            if not self._fits(state, weight, own + (state.others.get(minute, 0) if weight <= self._cap(state) else 0)):
                 return (minute + 1) * MINUTE - now.earliest
         return 0
 
-    def _charge(self, ticket: Ticket, now: Now) -> None:
+    def _charge(self, state: State, ticket: Ticket, now: Now) -> None:
         first = ticket.sent.earliest // MINUTE
         last = max(first, now.latest // MINUTE)  # the clock may have been set back between the two
-        for minute in range(first, last + 1):
-            self._charged[minute] = self._charged.get(minute, 0) + ticket.weight
-        for counts in (self._charged, self._others):
-            for minute in [m for m in counts if m < now.earliest // MINUTE - 1]:
-                del counts[minute]
+        for minute in range(max(first, last - _MINUTES + 1), last + 1):
+            _put(state.charged, minute, state.charged.get(minute, 0) + ticket.weight)
 
-    def _synchronise(self, ticket: Ticket, now: Now, used: int) -> None:
+    def _synchronise(self, state: State, ticket: Ticket, now: Now, used: int) -> None:
         minute = ticket.sent.earliest // MINUTE
         if minute == now.latest // MINUTE:  # else nobody knows which minute was counted
-            others = used - self._charged[minute] - self._in_flight
-            self._others[minute] = max(self._others.get(minute, 0), others)
+            others = used - state.charged[minute] - _in_flight(state)
+            _put(state.others, minute, max(state.others.get(minute, 0), others))
 
 
 class RequestPool(Pool):
@@ -139,26 +281,65 @@ class RequestPool(Pool):
     Each request counts one, whatever its weight, from its sending until a whole window after its answer.
     """
 
-    def __init__(self, limit: int = FUNDING_LIMIT, window_ms: int = FUNDING_WINDOW, share: float = 0.9) -> None:
-        super().__init__(limit, share)
+    def __init__(
+        self,
+        limit: int = FUNDING_LIMIT,
+        window_ms: int = FUNDING_WINDOW,
+        share: float = 0.9,
+        shelf: Shelf | None = None,
+    ) -> None:
+        super().__init__(limit, share, shelf)
         self._window = window_ms
-        self._done: deque[int] = deque()
 
     def reserve(self, weight: int, now: Now) -> Ticket | int:  # noqa: ARG002 - one request is one, whatever it weighs
         """As for every pool; the weight does not matter."""
         return super().reserve(1, now)
 
-    def _wait(self, weight: int, now: Now) -> int:
-        while self._done and self._done[0] + self._window < now.earliest:
-            self._done.popleft()
-        if self._fits(weight, len(self._done) + self._in_flight):
+    def _since(self, now: Now) -> int:
+        return now.earliest - self._window
+
+    def _wait(self, state: State, weight: int, now: Now) -> int:
+        answered = state.answered
+        del answered[bisect_right(answered, now.latest + self._window) :]  # of another clock
+        del answered[: bisect_left(answered, self._since(now))]
+        if self._fits(state, weight, len(answered) + _in_flight(state)):
             return 0
         # Where everything is in flight the first to come back leaves no sooner than a window from now.
-        return (self._done[0] - now.earliest if self._done else 0) + self._window + 1
+        return (answered[0] - now.earliest if answered else 0) + self._window + 1
 
-    def _charge(self, ticket: Ticket, now: Now) -> None:  # noqa: ARG002 - it was in flight from its sending on
-        self._done.append(max(now.latest, self._done[-1] if self._done else 0))
+    def _charge(self, state: State, ticket: Ticket, now: Now) -> None:  # noqa: ARG002 - it was in flight from its sending on
+        insort(state.answered, now.latest)
 
 
-def _cap(limit: int, share: float) -> int:
-    return max(1, int(limit * share))
+# ---- pure parts
+
+
+def ahead(time: int, now: Now) -> bool:
+    """Whether `time` is still to come, and near enough to have been meant by this clock: no wait is longer than three days."""
+    return 0 < time - now.earliest <= LONGEST_BAN
+
+
+def banned(before: Ban | None, error: Refused, now: Now) -> Ban:
+    """The ban that `error`, told at `now`, means after the last one; sixteen threads that are told at once mean one."""
+    pending = before is not None and ahead(before.until, now)
+    if error.until is not None and error.until > now.earliest:
+        until = min(error.until, now.earliest + LONGEST_BAN)
+    elif before is None or not 0 <= now.earliest - before.until < DAY:
+        until = now.earliest + FIRST_BAN
+    else:
+        until = now.earliest + min(2 * before.length, LONGEST_BAN)
+    if before is not None and pending and (error.until is None or before.until >= until):
+        return before
+    return Ban(until, until - now.earliest, str(error)[:500])
+
+
+def _in_flight(state: State) -> int:
+    return sum(flights.weight for flights in state.flights.values())
+
+
+def _put(counts: dict[int, int], minute: int, count: int) -> None:
+    """Set the count of a minute, and forget what was set longest ago."""
+    counts.pop(minute, None)
+    counts[minute] = max(0, count)
+    while len(counts) > _MINUTES:
+        del counts[next(iter(counts))]

@@ -58,6 +58,12 @@ class Exchange:
         return self._kit.answer(json.dumps(self._twist(page, len(self.asked))).encode())
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    """Where the clients count: not in the folder of whoever runs the tests."""
+    monkeypatch.setenv("ETL_STATE_DIR", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def client(kit):
     """A client of a server with one scripted answer."""
