@@ -349,10 +349,13 @@ class Pipeline:
 
     def _finish(self, outcome: Outcome, store: Store) -> None:
         """What is derived: symbol rules, views, and the record of this run. What of it fails ends the run with that error."""
-        try:
-            self._derive(outcome, store)
-        except LakeError as error:
-            outcome.stopped = outcome.stopped or error
+        error = self._underived(outcome, store)
+        if error and not outcome.stopped:  # the views read a file of each dataset, which may be damaged
+            damaged = [(series, one) for series in store.series() for one in store.sound(series)[1]]
+            held = [(series, _held(store, series, one)) for series, one in damaged]
+            self._round(outcome, store, _Round([(series, span.start, span.end) for series, span in held]))
+            error = self._underived(outcome, store)
+        outcome.stopped = outcome.stopped or error
         self._count(outcome)
         outcome.elapsed_s = time.monotonic() - self._started
         self._record(outcome, store)
@@ -362,6 +365,13 @@ class Pipeline:
             outcome.requests += stats.requests
             outcome.weight += stats.weight
             outcome.bytes_downloaded += stats.bytes_downloaded
+
+    def _underived(self, outcome: Outcome, store: Store) -> LakeError | None:
+        try:
+            self._derive(outcome, store)
+        except LakeError as error:
+            return error
+        return None
 
     def _derive(self, outcome: Outcome, store: Store) -> None:
         for market in sorted({*self._sources.infos, *(job.series[0].market for job in outcome.jobs)}):
