@@ -142,7 +142,7 @@ def live(store: Store) -> Snapshot:
     records = [path for pattern in _RECORDS for path in sorted(store.root.glob(pattern))]
     files += [File(_place(store.root, path), path.stat().st_size, None) for path in records]
     as_of = max((answer.span.end for file in stored for answer in file.coverage), default=None)
-    return Snapshot(LIVE, store.root, as_of, {file.path: file for file in files})
+    return Snapshot(LIVE, store.root, as_of, {file.path: file for file in sorted(files, key=lambda file: file.path)})
 
 
 def read(lake: Path, name: str) -> Snapshot:
