@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from etl.cli import cli
 from etl.ranges import DAY, parse_time
@@ -129,3 +132,20 @@ def test_every_subcommand_has_help():
     group = cli.commands["snapshot"]
     assert set(group.commands) == {"create", "list", "diff", "drop", "verify"}
     assert all(command.help for command in group.commands.values())
+
+
+def test_what_the_page_shows_runs(etl, tmp_path):
+    """All of its commands in their order, and its Python before the snapshot is dropped."""
+    page = (Path(__file__).parents[1] / "docs" / "snapshots.md").read_text()
+    (shell,), (code,) = (re.findall(rf"^```{kind}\n(.*?)^```", page, re.MULTILINE | re.DOTALL) for kind in ("sh", "python"))
+    *commands, drop = [shlex.split(line) for line in shell.splitlines()]
+    env = {**os.environ, "ETL_LAKE": str(tmp_path / "lake")}
+    runner = CliRunner(env={"ETL_LAKE": str(tmp_path / "lake")})
+    for command in commands:
+        assert command[0] == ".venv/bin/etl"
+        told = runner.invoke(cli, command[1:])
+        assert told.exit_code == 0, told.output
+    finished = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert finished.stdout.startswith(f"{(NOW - parse_time('2026-02-24')) // 3_600_000} ")
+    assert runner.invoke(cli, drop[1:]).exit_code == 0
+    assert list((tmp_path / "lake" / "snapshots").iterdir()) == []
