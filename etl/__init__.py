@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import connect, load
+    from .api import connect, load, universe
     from .errors import BadAnswer, EtlError, LakeError, Refused, Rejected, Transient, UsageError
     from .extract.client import BinanceFuturesClient, int_2_timestamp, spread_in_ticks, timestamp_2_int
 
@@ -29,6 +29,7 @@ _HOMES = {
     "load": ".api",
     "spread_in_ticks": ".extract.client",
     "timestamp_2_int": ".extract.client",
+    "universe": ".api",
 }
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "spread_in_ticks",
     "timestamp_2_int",
+    "universe",
 ]
 
 

@@ -116,12 +116,15 @@ source = click.option(
     default="auto",
     help="Ask REST, the bulk archive, or (auto, the default) both: whichever is cheaper for each range.",
 )
-writing = _stack(
-    click.option("--dry-run", is_flag=True, help="Print the plan and its cost, write nothing."),
+waiting = _stack(
     click.option(
         "--wait", is_flag=False, flag_value="forever", callback=_wait, metavar="[SECONDS]", help="Wait for the lake's lock."
     ),
     click.option("--max-duration", callback=_seconds, metavar="TIME", help="Stop cleanly after that time, e.g. 50m."),
+)
+writing = _stack(
+    click.option("--dry-run", is_flag=True, help="Print the plan and its cost, write nothing."),
+    waiting,
     click.option("--weight-share", type=float, help="Share of the exchange's weight limit to use."),
     click.option("--workers", type=int, help="Concurrent requests."),
     source,
@@ -202,20 +205,23 @@ def update(datasets: tuple[str, ...], lookback: str, **options: Any) -> None:
 @click.argument("query")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: by the ending of FILE, else table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file instead of stdout.")
+@click.option("--snapshot", metavar="NAME", help="Ask that frozen state of the lake.")
 @common
-def sql(query: str, form: Format | None, output: Path | None, **options: Any) -> None:
+def sql(query: str, form: Format | None, output: Path | None, snapshot: str | None, **options: Any) -> None:
     """Run one query over the views; `-` reads it from stdin."""
     from .lake import query as querying  # noqa: PLC0415 - heavy
+    from .lake import snapshots  # noqa: PLC0415 - heavy
     from .pipeline import existing  # noqa: PLC0415 - heavy
 
     settings = _settings(options)
     existing(settings)  # the lake is there, and of the network that the settings name
+    lake = snapshots.folder(settings.lake, snapshot) if snapshot else settings.lake
     text = sys.stdin.read() if query == "-" else query
     by_ending: list[Format] = [one for one in FORMATS if output and output.suffix == f".{one}"]
     form = "json" if options["as_json"] else form or [*by_ending, FORMATS[0]][0]
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal; name a file with -o")
-    with querying.run(settings.lake, text) as result:
+    with querying.run(lake, text) as result:
         if output is None:
             limit = TERMINAL_ROWS if sys.stdout.isatty() else None
             querying.write_result(result, form, sys.stdout.buffer, limit=limit, notes=sys.stderr)
@@ -453,6 +459,128 @@ def demo(**options: Any) -> None:
     settings = _settings({**options, "quiet": not options["verbose"]})
     lake = Path(options["lake"]) if options["lake"] else None
     showing.run(settings, click.echo, lambda: _progress(settings, quiet=options["quiet"] or not sys.stderr.isatty()), lake)
+
+
+@cli.group("snapshot")
+def snapshot_() -> None:
+    """Frozen states of the lake, which stay as they are whatever is stored later.
+
+    \b
+    etl snapshot create 2026-q1
+    etl sql --snapshot 2026-q1 "SELECT * FROM bars('BTCUSDT', '1m') LIMIT 5"
+    etl snapshot diff 2026-q1 now
+    """  # noqa: D301 - as above
+
+
+@snapshot_.command("create")
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Say what it would hold, write nothing.")
+@waiting
+@common
+def snapshot_create(name: str, *, dry_run: bool, **options: Any) -> None:
+    """Freeze the lake as it is under that name: hard links, which take no space while the lake has the same files."""
+    from .lake import snapshots  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
+
+    store = existing(_settings(options))
+    if dry_run:
+        made = snapshots.planned(store, name)
+    else:
+        with _stoppable(options["max_duration"]) as stop:
+            made = snapshots.create(store, name, wait=options["wait"] or 0.0, sleep=stop.wait)
+    document = made.as_dict()
+    if options["as_json"]:
+        _print_json(document)
+    else:
+        click.echo(report.records([document], tuple(document)))
+
+
+@snapshot_.command("list")
+@common
+def snapshot_list(**options: Any) -> None:
+    """Say which there are; `own_bytes` is what nothing else holds, and dropping it sets free."""
+    from .lake import snapshots  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
+
+    rows = snapshots.listing(existing(_settings(options)).root)
+    wrong = [f"snapshot {row['name']} cannot be read: {row['error']}" for row in rows if "error" in row]
+    if options["as_json"]:
+        failure = {"error": {"type": "LakeError", "message": "; ".join(wrong)}, "exit_code": 1} if wrong else {}
+        _print_json({"snapshots": rows, **failure})
+    else:
+        click.echo(report.records(rows, snapshots.LISTED))
+    for message in wrong:
+        log.error(message)
+    sys.exit(1 if wrong else 0)
+
+
+@snapshot_.command("diff")
+@click.argument("before")
+@click.argument("after", default="now")
+@common
+def snapshot_diff(before: str, after: str, **options: Any) -> None:
+    """Say which series and rows differ between two; `now`, the default of the second, is the lake as it is."""
+    from .lake import snapshots  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
+
+    found = snapshots.diff(existing(_settings(options)), before, after)
+    rows = [change.as_dict() for change in found.series]
+    files = [{"path": path, "change": change} for path, change in found.files.items()]
+    if options["as_json"]:
+        _print_json({"before": before, "after": after, "series": rows, "files": files})
+        return
+    click.echo(report.records([_change_row(row) for row in rows], _CHANGE))
+    for file in files:
+        click.echo(f"{file['path']} {file['change']}")
+
+
+_CHANGE = ("market", "dataset", "symbol", "interval", "partitions", "added", "removed", "changed", "first", "example")
+
+
+def _change_row(row: dict[str, Any]) -> dict[str, Any]:
+    """What a terminal shows of a series that differs: partitions as `+new -gone ~changed`, of the example what changed."""
+    marks = {"+": "added", "-": "removed", "~": "changed"}
+    partitions = [f"{mark}{name}" for mark, kind in marks.items() for name in row[f"partitions_{kind}"]]
+    counts = {kind: row[f"rows_{kind}"] for kind in marks.values()}
+    example = row["example"]
+    if example is not None:
+        before, after = example["before"], example["after"]
+        values = (f"{name} {before[name]} → {after[name]}" for name in before if before[name] != after[name])
+        example = f"{example['time']}: {', '.join(values)}"
+    return {**row, **counts, "partitions": partitions, "example": example}
+
+
+@snapshot_.command("drop")
+@click.argument("name")
+@waiting
+@common
+def snapshot_drop(name: str, **options: Any) -> None:
+    """Take a snapshot away; what it shares with the lake and with other snapshots stays there."""
+    from .lake import snapshots  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
+
+    store = existing(_settings(options))
+    with _stoppable(options["max_duration"]) as stop:
+        snapshots.drop(store, name, wait=options["wait"] or 0.0, sleep=stop.wait)
+    if options["as_json"]:
+        _print_json({"dropped": name})
+    log.info("snapshot %s is dropped", name)
+
+
+@snapshot_.command("verify")
+@click.argument("name")
+@common
+def snapshot_verify(name: str, **options: Any) -> None:
+    """Compare every file of a snapshot with the SHA-256 in its manifest; exit 1 if one is not as it was."""
+    from .lake import snapshots  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
+
+    found = snapshots.verify(existing(_settings(options)).root, name)
+    if options["as_json"]:
+        _print_json({"findings": found, "exit_code": 1 if found else 0})
+    else:
+        click.echo(report.records(found, ("path", "message")))
+    sys.exit(1 if found else 0)
 
 
 # What the commands share

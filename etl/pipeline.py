@@ -21,7 +21,7 @@ from . import plan as planning
 from .config import Settings
 from .errors import BadAnswer, Cancelled, Damaged, EtlError, LakeError, NotServed, Refused, SeriesFailed, UsageError
 from .extract.http import Http
-from .lake import views
+from .lake import snapshots, views
 from .lake.files import replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
@@ -849,6 +849,7 @@ def rebuild(store: Store, wait: float = 0.0) -> None:
     with store.lock(wait):
         (store.root / "catalog.sql").unlink(missing_ok=True)
         views.write_catalog(store.root)
+        snapshots.rebuild(store)
 
 
 def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: True) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 from ..errors import LakeError
@@ -39,6 +40,30 @@ def publish(beside: Path, target: Path) -> None:
     _make_folder(target.parent)
     beside.replace(target)
     _sync_folder(target.parent)
+
+
+def publish_folder(beside: Path, target: Path) -> None:
+    """As `publish`, for a folder of complete, synced files, where nothing has the name of `target`."""
+    for folder, _, _ in os.walk(beside):
+        _sync_folder(Path(folder))
+    publish(beside, target)
+
+
+def remove_folder(lake: Path, folder: Path) -> None:
+    """Take a folder away, at once and as a whole: it is moved into `.tmp` before anything in it is deleted."""
+    beside = temporary(lake)
+    folder.rename(beside)
+    _sync_folder(folder.parent)
+    shutil.rmtree(beside)
+
+
+def remove_left_over(lake: Path) -> None:
+    """Empty the `.tmp` folder; who does so holds the lock."""
+    for left_over in (lake / ".tmp").glob("*"):
+        if left_over.is_dir() and not left_over.is_symlink():
+            shutil.rmtree(left_over)
+        else:
+            left_over.unlink(missing_ok=True)
 
 
 def set_aside(lake: Path, path: Path) -> Path:

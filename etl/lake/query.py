@@ -12,6 +12,7 @@ import secrets
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -33,8 +34,11 @@ from .views import MACROS, VIEWS, catalog_sql, create_views, pattern, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
 Format = Literal["table", "csv", "json", "parquet"]
+Output = Literal["pandas", "arrow", "polars"]
+OUTPUTS = ("pandas", "arrow", "polars")
 Time = str | int | date
 Parameters = Sequence[object] | Mapping[str, object]
 
@@ -113,8 +117,8 @@ def load(  # noqa: PLR0917 - what names a series and its range reads well in thi
     end: Time | None = None,
     *,
     market: str = "um",
-    output: Literal["pandas", "arrow"] = "pandas",
-) -> pd.DataFrame | pa.Table:
+    output: Output = "pandas",
+) -> pd.DataFrame | pa.Table | pl.DataFrame:
     """The stored rows of one series in [start, end), sorted by time: the columns of its view, times tz-aware UTC.
 
     Times are text (UTC unless it says otherwise), dates, datetimes (naive is UTC) or ms UTC. Only the
@@ -123,8 +127,7 @@ def load(  # noqa: PLR0917 - what names a series and its range reads well in thi
     kind = registry.dataset(dataset)
     if kind.has_interval != (interval is not None):
         raise UsageError(f"{dataset} {'needs an interval, for example 1m' if kind.has_interval else 'has no interval'}")
-    if output not in ("pandas", "arrow"):
-        raise UsageError(f"unknown output '{output}'; known are pandas, arrow")
+    _check_output(output)
     series = Series(registry.market(market).name, dataset, symbol, registry.interval(interval).name if interval else None)
     files = sorted(Store(lake, "").folder(series).glob("*.parquet"))
     if not files:
@@ -139,9 +142,32 @@ def load(  # noqa: PLR0917 - what names a series and its range reads well in thi
     )
     values = [*known, [pattern(path) for path in files], *(moment for _, moment in bounds)]
     with duckdb.connect() as connection, _translated(lake):
-        table = connection.sql(query, params=values).to_arrow_table()
+        return _frame(connection.sql(query, params=values).to_arrow_table(), output)
+
+
+def universe(lake: Path, at: Time, *, market: str = "um", output: Output = "pandas") -> pd.DataFrame | pa.Table | pl.DataFrame:
+    """The contracts of the market that lived at that time, as rows of the view `symbols`, by symbol; times tz-aware UTC."""
+    _check_output(output)
+    question = "FROM universe(?, market := ?) ORDER BY symbol, first_time"
+    with connect(lake) as connection, _translated(lake):
+        return _frame(connection.sql(question, params=[_moment(at), registry.market(market).name]).to_arrow_table(), output)
+
+
+def _check_output(output: str) -> None:
+    if output not in OUTPUTS:
+        raise UsageError(f"unknown output '{output}'; known are {', '.join(OUTPUTS)}")
+    if output == "polars" and find_spec("polars") is None:
+        raise UsageError("polars is not installed; pip install 'binance-futures-etl[polars]' brings it")
+
+
+def _frame(table: pa.Table, output: Output) -> pd.DataFrame | pa.Table | pl.DataFrame:
+    """The table in the form that was asked for; its times mean UTC, and say so there."""
     zoned = [f.with_type(pa.timestamp(f.type.unit, "UTC")) if pa.types.is_timestamp(f.type) else f for f in table.schema]
     table = table.cast(pa.schema(zoned))
+    if output == "polars":
+        import polars as pl  # noqa: PLC0415 - it need not be installed
+
+        return pl.from_arrow(table)
     return table if output == "arrow" else table.to_pandas()
 
 

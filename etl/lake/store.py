@@ -26,9 +26,10 @@ from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
 from ..model import SOURCES, Coverage, Partition, Series
 from ..ranges import HOUR, TimeRange, from_datetime, months, years
 from ..schema import arrow_schema, empty
-from .files import quarantined, replace_file, set_aside
+from .files import quarantined, remove_left_over, replace_file, set_aside
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 FOOTER_KEY = b"etl"
 ROW_GROUP = 131_072
 LONGEST_NAME = 200
@@ -274,8 +275,11 @@ class Store:
         """Be the lake's only writer; LakeLocked if another one stays longer than `wait` seconds.
 
         `sleep` pauses for some seconds and may say by a true result that the wait is to end: Cancelled. The system drops the
-        lock with the process, so a dead writer never blocks. Left-over temporary files of dead writers go.
+        lock with the process, so a dead writer never blocks. Left-over temporary files of dead writers go. UsageError for a
+        snapshot, which nobody writes.
         """
+        if (self.root / MANIFEST).exists():
+            raise UsageError(f"{self.root} is a snapshot, which is never changed; name the lake that it was taken of")
         with _writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("a+")
@@ -292,8 +296,7 @@ class Store:
                 file.truncate(0)
                 file.write(f"process {os.getpid()}")
                 file.flush()
-                for left_over in (self.root / ".tmp").glob("*"):
-                    left_over.unlink(missing_ok=True)
+                remove_left_over(self.root)
             yield
 
 

@@ -84,28 +84,30 @@ _LEDGER_OF = {
 }
 
 
-def catalog_sql(lake: Path) -> str:
+def catalog_sql(lake: Path, home: Path | None = None) -> str:
     """The SQL that makes every view and macro of the lake as it is now; a dataset without a file gets a view without rows.
 
-    UsageError for a lake whose path DuckDB would misread.
+    `home` is where the lake is going to lie, if not where it is. UsageError for a path that DuckDB would misread.
     """
     root = lake.resolve()
-    _check_path(root)
-    sql = _Sql(root)
+    home = home.resolve() if home else root
+    _check_path(home)
+    sql = _Sql(root, home)
     views = [f"CREATE OR REPLACE VIEW {view} AS\n{sql.select(view)};\n" for view in VIEWS]
     return "\n".join([sql.fill("-- Views and macros of the lake at $here.\n"), *views, *map(sql.macro, MACROS)])
 
 
-def write_catalog(lake: Path) -> bool:
+def write_catalog(lake: Path, home: Path | None = None) -> bool:
     """Bring `catalog.duckdb` up to date, and whether that was needed; it is replaced as a whole, so readers never block.
 
-    LakeError if a file of the lake cannot be read or the catalog cannot be written.
+    `home` is where the lake is going to lie, if not where it is. LakeError if a file of the lake cannot be read or the catalog
+    cannot be written.
     """
-    text = catalog_sql(lake)
+    text = catalog_sql(lake, home)
     kept, catalog = lake / "catalog.sql", lake / "catalog.duckdb"
     if catalog.exists() and kept.exists() and kept.read_bytes() == text.encode():
         return False
-    replace_file(lake, catalog, _database(text))
+    replace_file(lake, catalog, _database(text, lake.resolve()))
     replace_file(lake, kept, text.encode())
     return True
 
@@ -130,8 +132,8 @@ def pattern(path: Path) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in str(path))
 
 
-def _database(text: str) -> bytes:
-    """A DuckDB file with those views and macros.
+def _database(text: str, root: Path) -> bytes:
+    """A DuckDB file with those views and macros, made while the lake lies at `root`.
 
     It has the oldest storage version that holds them, so that an older DuckDB opens it (else 1.5 could not open a file of 2.0),
     and only unqualified names, so that it works under whatever name a reader attaches it.
@@ -143,6 +145,7 @@ def _database(text: str) -> bytes:
         path = Path(folder, "catalog.duckdb")
         connection.execute(f"ATTACH {quoted(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
         connection.execute("USE catalog")
+        connection.execute(f"SET VARIABLE lake = {quoted(pattern(root))}")  # it is not kept in the file
         create_views(connection, text)
         connection.execute("USE memory")
         connection.execute("DETACH catalog")
@@ -161,12 +164,12 @@ def _check_path(root: Path) -> None:
 class _Sql:
     """Fills the templates in `sql/` for one lake."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, home: Path) -> None:
         self.root = root
         bars = registry.DATASETS["klines"]
-        self.lake = f"coalesce(getvariable('lake'), {quoted(pattern(root))})"
+        self.lake = f"coalesce(getvariable('lake'), {quoted(pattern(home))})"
         self.words = {
-            "here": str(root).replace("\n", " "),
+            "here": str(home).replace("\n", " "),
             "footer": _FOOTER,
             "never": str(MAX_TIME),
             "between": str(registry.BETWEEN_LIVES),
