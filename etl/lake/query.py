@@ -46,9 +46,18 @@ _BATCH = 50_000
 
 # A CTE may hold COPY, INSERT and the like, and DuckDB calls the whole a SELECT; so what a query may consist of is listed.
 _QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
-# These run text as SQL, or make DuckDB 1.5 write log files from within a SELECT.
-_REFUSED_FUNCTIONS = {"enable_logging", "enable_profiling", "query", "json_execute_serialized_sql"}
-_EXPLAIN = re.compile(r"(?:\s|--[^\n]*\n)*EXPLAIN\b(?:\s+ANALYZE\b)?(?:\s*\([\w\s,]*\))?", re.IGNORECASE)
+# Functions that one may select from: they read what the settings let them, or tell of the session. Others run text as SQL,
+# write logs, or will do something in a later version.
+_TABLE_FUNCTIONS = {
+    *MACROS,
+    *("read_parquet", "parquet_scan", "parquet_schema", "parquet_metadata", "parquet_kv_metadata", "parquet_file_metadata"),
+    *("parquet_bloom_probe", "read_csv", "read_csv_auto", "sniff_csv", "read_text", "read_blob", "glob"),
+    *("read_json", "read_json_auto", "read_json_objects", "read_ndjson", "read_ndjson_auto", "read_ndjson_objects"),
+    *("range", "generate_series", "unnest", "repeat", "repeat_row", "summary", "histogram", "histogram_values", "json_each"),
+    *("json_tree", "duckdb_columns", "duckdb_views", "duckdb_tables", "duckdb_functions", "duckdb_settings", "duckdb_types"),
+    *("duckdb_schemas", "duckdb_databases", "duckdb_keywords", "duckdb_memory", "duckdb_variables", "pragma_version"),
+}
+_REFUSED_FUNCTIONS = {"write_log", "json_serialize_plan", "nextval", "currval", "getenv"}
 _NO_FILES = re.compile(r'No files found that match the pattern ".*/(\w+)/market=([^/]*)/(?:interval=([^/]*)/)?symbol=([^/]*)/')
 
 
@@ -186,6 +195,7 @@ def run(lake: Path, sql: str, parameters: Parameters | None = None) -> Result:
             "autoload_known_extensions = false",
             f"allowed_directories = [{quoted(str(root))}, {quoted(pattern(root))}]",  # patterns are checked as they stand
             "enable_external_access = false",
+            "http_proxy = ''",  # it comes from the environment, with its password
             "lock_configuration = true",  # the last one: nothing can be unset after it
         ):
             connection.execute(f"SET {setting}")
@@ -378,26 +388,58 @@ def _printable(text: str) -> str:
 
 def _check(connection: duckdb.DuckDBPyConnection, sql: str, tables: set[str]) -> bool:
     """Refuse what is not one query; collect the tables that it names; whether it is an EXPLAIN."""
-    kinds = [statement.type for statement in connection.extract_statements(sql)]
-    explained = _EXPLAIN.match(sql)
-    if kinds == [duckdb.StatementType.EXPLAIN] and explained:
+    try:
+        sql.encode()
+        kinds = [statement.type for statement in connection.extract_statements(sql)]
+    except ValueError as error:  # no text that can be written in UTF-8, or a kind that DuckDB's own Python does not know
+        raise UsageError(f"etl sql takes exactly one SELECT, or EXPLAIN of one, and reads only: {error}") from error
+    if kinds == [duckdb.StatementType.EXPLAIN]:
         # DuckDB says EXPLAIN of EXPLAIN ANALYZE COPY too, and would write: what is explained must pass by itself.
-        _check(connection, sql[explained.end() :], tables)
+        _check(connection, _explained(sql), tables)
         return True
     if kinds != [duckdb.StatementType.SELECT]:
         found = ", ".join(str(kind).rpartition(".")[2] for kind in kinds) or "nothing"
         raise UsageError(f"etl sql takes exactly one SELECT, or EXPLAIN of one, and reads only; this is {found}")
-    tree = json.loads(connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
+    try:
+        tree = json.loads(connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()[0][0])
+    except RecursionError:
+        raise UsageError("this query is nested too deeply for etl sql") from None
     if tree.get("error", True):
         raise UsageError(f"etl sql cannot read this query: {tree.get('error_message')}")
     for node in _nodes(tree):
         if str(node.get("type", "")).endswith("_NODE") and node["type"] not in _QUERY_NODES:
             raise UsageError("etl sql reads only; a WITH that writes is no query")
-        if node.get("function_name") in _REFUSED_FUNCTIONS:
-            raise UsageError(f"etl sql does not run {node['function_name']}(): it reads the lake and nothing else")
+        if refused := _refused(node):
+            raise UsageError(f"etl sql does not run {refused}(): it reads the lake and nothing else")
         if isinstance(node.get("table_name"), str):
             tables.add(node["table_name"].lower())
     return False
+
+
+def _explained(sql: str) -> str:
+    """What is explained, by DuckDB's own tokens: to it a carriage return ends a comment, and comments may be nested."""
+    text = sql.encode()
+    places = [place for place, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment]
+    words = [re.match(rb"\w+|.|$", text[place:], re.DOTALL) for place in places]
+    found = [word[0].upper() for word in words if word]
+    rest = 1
+    if found[:1] != [b"EXPLAIN"]:
+        raise UsageError("etl sql cannot tell what this explains")
+    if found[rest : rest + 1] == [b"ANALYZE"]:
+        rest += 1
+    if found[rest : rest + 1] == [b"("] and found[rest + 1 : rest + 2] in ([b"ANALYZE"], [b"FORMAT"]):
+        rest = found.index(b")") + 1 if b")" in found else len(found)
+    return text[places[rest] :].decode() if rest < len(places) else ""
+
+
+def _refused(node: dict[str, Any]) -> str | None:
+    """The name of the function that the node calls, if it may not."""
+    name = str(node.get("function_name", "")).lower()
+    if node.get("type") != "TABLE_FUNCTION":
+        return name if name in _REFUSED_FUNCTIONS else None
+    function = node.get("function")
+    name = str(function.get("function_name", "")).lower() if isinstance(function, dict) else ""
+    return None if name in _TABLE_FUNCTIONS else name or "this function"
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
