@@ -1,4 +1,4 @@
-"""Passwords in addresses: they reach the server they are for, and nothing that is printed, logged or stored."""
+"""Passwords in addresses are in nothing that is printed, logged or stored."""
 
 import base64
 import json
@@ -84,7 +84,7 @@ def searched(folder):
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_run_uses_them_and_keeps_them_nowhere(etl, tmp_path, form):
+def test_a_run_keeps_them_nowhere(etl, tmp_path, form):
     for arguments in (
         BACKFILL,
         (*BACKFILL, "--json", "-v", "--dry-run"),
@@ -106,7 +106,7 @@ def test_a_run_uses_them_and_keeps_them_nowhere(etl, tmp_path, form):
 FAULTS = {
     "refused": ({"action": "status", "status": 403, "body": "html"}, 4),
     "busy": ({"action": "status", "status": 503, "body": "html", "path": "klines|fundingRate|zip"}, 3),
-    "no JSON": ({"action": "html_200"}, 1),
+    "no JSON": ({"action": "html_200", "path": "klines|fundingRate"}, 3),
     "cut off": ({"action": "truncated_json", "path": "klines|fundingRate"}, 3),
     "reset": ({"action": "reset", "path": "exchangeInfo", "first": 2}, 0),
     "redirected": ({"action": "redirect"}, 1),
@@ -119,7 +119,8 @@ FAULTS = {
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_no_failure_names_them(etl, exchange, tmp_path, fault, expected, form):
     exchange.faults = Faults([fault])
-    code, printed = etl(*BACKFILL, "--source", "rest", "-v", "--json", "--max-duration", "4s", ETL_LOG_FORMAT=form)
+    limit = ("--max-duration", "4s") if expected == 3 else ()  # what is asked again and again
+    code, printed = etl(*BACKFILL, "--source", "rest", "-v", "--json", *limit, ETL_LOG_FORMAT=form)
     assert code == expected, printed
     if code:
         assert "http://***@127.0.0.1:" in printed  # the address itself is named, and helps
