@@ -2,7 +2,7 @@
 
     python tools/audit.py REPORT.json LOG CODE
 
-pip-audit ends with 1 for a vulnerability and for a network that is down alike, and with 0 if the service knew none of the packages.
+pip-audit ends with 1 for a vulnerability and for a network that is down alike, and with 0 if the service knew none at all.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 
 # By the last line of the log: pip-audit's own words for some, a traceback for the others.
 UNREACHABLE = re.compile(
-    r"your network may be blocking this service|^requests\.exceptions\.(ConnectionError|ProxyError|ConnectTimeout|ReadTimeout)\b"
+    r"your network may be blocking this service"
+    r"|^requests\.exceptions\.(ConnectionError|ProxyError|ConnectTimeout|ReadTimeout)\b"
 )
 
 
 def judge(report: str | None, log: str, code: int) -> tuple[int, list[str]]:
-    """Exit code and what to say: 0 where nothing is known against any package, or nobody could be asked, which it says aloud."""
+    """Exit code and what to say: 0 where nothing is known against any package, or nobody could be asked, which it says."""
     last = ([line.strip() for line in log.splitlines() if line.strip()] or [""])[-1]
     if report is None:
         if code and UNREACHABLE.search(last):
