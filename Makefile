@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo test check format lint types contracts lock bench clean
+.PHONY: help install demo test check format lint types contracts lock bench audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,9 +42,17 @@ bench: install ## measure against peers on the same work (installs them into .ve
 	$(BIN)/python -m pip install --quiet "ccxt>=4.5" "python-binance>=1.0.30"
 	$(BIN)/python -m benchmarks
 
+audit: ## look for known vulnerabilities of what requirements.lock names (in an environment of its own)
+	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \
+	  .venv-audit/bin/python -m pip install --quiet "pip-audit>=2.9,<3"; }
+	@rm -f .venv-audit/found.json
+	@.venv-audit/bin/pip-audit --progress-spinner off --disable-pip --require-hashes --requirement requirements.lock \
+	  --format json --output .venv-audit/found.json 2> .venv-audit/log; \
+	  .venv-audit/bin/python tools/audit.py .venv-audit/found.json .venv-audit/log $$?
+
 lock: ## resolve the dependencies anew into requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	  --group dev pyproject.toml -o requirements.lock
 
 clean: ## remove what was installed and cached
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,11 @@ import click
 from . import __version__, config, registry, report
 from .errors import Cancelled, EtlError, SeriesFailed, UsageError
 from .ranges import from_datetime, iso, parse_duration, parse_time
+from .text import masked
 
 if TYPE_CHECKING:
     from .config import Settings
-    from .model import Series
+    from .model import Finding, Series
     from .pipeline import Outcome, Progress, Selection, Stop
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -326,7 +328,8 @@ def repair(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
     from . import repair as repairing  # noqa: PLC0415 - heavy
 
     _check_names(datasets, options)
-    settings = _settings(options)
+    run_id = uuid.uuid4().hex
+    settings = _settings(options, run_id)
     quiet = options["quiet"] or options["dry_run"]
     with _stoppable(options["max_duration"]) as stop:
         outcome = repairing.repair(
@@ -338,6 +341,7 @@ def repair(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
             progress=_progress(settings, quiet=quiet),
             dry_run=options["dry_run"],
             wait=options["wait"] or 0.0,
+            run_id=run_id,
         )
     _tell(outcome, options)
 
@@ -621,10 +625,10 @@ def _series(row: dict[str, Any]) -> str:
     return " ".join(row[key] for key in ("market", "dataset", "symbol", "interval") if row[key])
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _settings(options: dict[str, Any], run_id: str | None = None) -> Settings:
     given = {name: options.get(name) for name in ("lake", "weight_share", "workers")}
     settings = config.load({**given, "config": options["config_file"]}, env=os.environ, cwd=Path.cwd())
-    _start_log(settings.log_format, verbose=options["verbose"], quiet=options["quiet"])
+    _start_log(settings.log_format, verbose=options["verbose"], quiet=options["quiet"], run_id=run_id)
     return settings
 
 
@@ -649,11 +653,12 @@ def _sync(
     """Run, print the outcome in the way that was asked for, and exit with its code."""
     from .pipeline import Pipeline  # noqa: PLC0415 - heavy
 
-    settings = _settings(options)
-    quiet = options["quiet"] or options["dry_run"]
+    run_id = uuid.uuid4().hex
+    settings = _settings(options, run_id)
+    progress = _progress(settings, quiet=options["quiet"] or options["dry_run"])
     with (
         _stoppable(options["max_duration"]) as stop,
-        Pipeline(settings, source=options["source"], stop=stop, progress=_progress(settings, quiet=quiet)) as pipeline,
+        Pipeline(settings, source=options["source"], stop=stop, progress=progress, run_id=run_id) as pipeline,
     ):
         outcome = pipeline.sync(
             command, selections, stored=stored, lookback=lookback, dry_run=options["dry_run"], wait=options["wait"] or 0.0
@@ -671,7 +676,7 @@ def _tell(outcome: Outcome, options: dict[str, Any]) -> NoReturn:
         else:
             click.echo(report.plan_text(outcome.jobs, outcome.eta_s, prepared))
         for series, error in outcome.failed:
-            log.error("%s cannot be planned: %s", series, error)
+            log.error("%s cannot be planned: %s", series, error, extra=_fields(series.as_dict(), _error_fields(error)))
         sys.exit(outcome.exit_code)
     if options["as_json"]:
         _print_json(_outcome_json(outcome))
@@ -679,14 +684,21 @@ def _tell(outcome: Outcome, options: dict[str, Any]) -> NoReturn:
     sys.exit(outcome.exit_code)
 
 
-def _outcome_json(outcome: Outcome) -> dict[str, Any]:
-    document: dict[str, Any] = {
+def _numbers(outcome: Outcome) -> dict[str, Any]:
+    return {
         "rows_written": outcome.rows_written,
         "partitions_written": outcome.partitions_written,
         "requests": outcome.requests,
         "weight": outcome.weight,
         "bytes_downloaded": outcome.bytes_downloaded,
         "elapsed_s": round(outcome.elapsed_s, 3),
+    }
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "run_id": outcome.run_id,
+        **_numbers(outcome),
         "gaps": [{**report.span_json(gap.series, gap.span), "verdict": gap.verdict} for gap in outcome.gaps],
         "changed": [report.finding_json(finding) for finding in outcome.findings if finding.check == "changed"],
         "findings": [report.finding_json(finding) for finding in outcome.findings if finding.check != "changed"],
@@ -713,17 +725,25 @@ def _failures(outcome: Outcome) -> dict[str, Any]:
 
 def _say_outcome(outcome: Outcome) -> None:
     for finding in outcome.findings:
-        log.warning("%s: %s", finding.series, finding.message)
+        log.warning("%s: %s", finding.series, finding.message, extra=_fields(_finding_fields(finding)))
     for finding in outcome.left:
-        log.error("%s stays as it is, because every source that was asked has it so: %s", finding.series, finding.message)
+        log.error(
+            "%s stays as it is, because every source that was asked has it so: %s",
+            finding.series,
+            finding.message,
+            extra=_fields(_finding_fields(finding)),
+        )
     for series, error in outcome.failed:
-        log.error("%s failed: %s", series, error)
+        log.error("%s failed: %s", series, error, extra=_fields(series.as_dict(), _error_fields(error)))
     for line in report.gaps_text((gap.series, gap.span, gap.verdict) for gap in outcome.gaps):
         log.warning("gap %s", line.strip())
     if outcome.stopped is not None:
-        log.error("%s", outcome.stopped)
-    log.info(
-        "%s %s: %s rows in %s files, %s requests, weight %s, %s",
+        log.error("%s", outcome.stopped, extra=_fields(_error_fields(outcome.stopped)))
+    counts = {"failed": len(outcome.failed), "gaps": len(outcome.gaps), "findings": len(outcome.findings)}
+    # The last line of every run; -q leaves it out where nothing went wrong.
+    log.log(
+        logging.ERROR if outcome.exit_code else logging.INFO,
+        "%s %s: %s rows in %s files, %s requests, weight %s, %s, run %s",
         outcome.command,
         f"ended with exit code {outcome.exit_code}" if outcome.exit_code else "done",
         f"{outcome.rows_written:,}",
@@ -731,7 +751,22 @@ def _say_outcome(outcome: Outcome) -> None:
         f"{outcome.requests:,}",
         f"{outcome.weight:,}",
         report.duration(outcome.elapsed_s),
+        outcome.run_id,
+        extra=_fields(_numbers(outcome), counts, {"exit_code": outcome.exit_code}),
     )
+
+
+def _fields(*parts: dict[str, Any]) -> dict[str, Any]:
+    """The argument `extra` of a log call that gives the JSON line these fields."""
+    return {"fields": {name: value for part in parts for name, value in part.items()}}
+
+
+def _error_fields(error: EtlError) -> dict[str, Any]:
+    return {"error_type": type(error).__name__}
+
+
+def _finding_fields(finding: Finding) -> dict[str, Any]:
+    return {name: value for name, value in report.finding_json(finding).items() if name not in {"message", "times"}}
 
 
 @contextmanager
@@ -785,25 +820,55 @@ def _print_json(document: object) -> None:
     click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
 
 
-class _JsonLines(logging.Formatter):
+class _TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        moment = iso(int(record.created * 1000))
-        return json.dumps(
-            {"time": moment, "level": record.levelname.lower(), "message": record.getMessage()}, ensure_ascii=False
-        )
+        return masked(super().format(record))
 
 
-def _start_log(form: str, *, verbose: int, quiet: bool) -> None:
+class _JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, message, what the record says in `fields`, and what all lines of a command share."""
+
+    def __init__(self, shared: dict[str, Any]) -> None:
+        super().__init__()
+        self._shared = shared
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": iso(int(record.created * 1000)),
+            "level": record.levelname.lower(),
+            "message": record.getMessage().strip(),
+            **self._shared,
+            **getattr(record, "fields", {}),
+            **({"traceback": self.formatException(record.exc_info)} if record.exc_info else {}),
+        }
+        # In ASCII: under a scheduler the encoding of stderr may be anything.
+        return json.dumps({name: masked(value) if isinstance(value, str) else value for name, value in line.items()})
+
+
+def _start_log(form: str, *, verbose: int = 0, quiet: bool = False, run_id: str | None = None) -> None:
+    """Everything that this process says on stderr goes through one handler: our lines, and warnings of libraries."""
+    shared = {"command": _command(), **({"run_id": run_id} if run_id else {})}
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if form == "json" else logging.Formatter("%(levelname).1s %(message)s"))
-    log.handlers[:] = [handler]
-    log.propagate = False
+    handler.setFormatter(_JsonLines(shared) if form == "json" else _TextLines("%(levelname).1s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
     log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+
+
+def _logs_json() -> bool:
+    return any(isinstance(handler.formatter, _JsonLines) for handler in logging.getLogger().handlers)
+
+
+def _command() -> str | None:
+    """The command that was typed, also where the rest of the line is not understood."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), None)
 
 
 def main() -> NoReturn:
     """Run a command; errors become one message on stderr, one document with --json, and the exit code of their type."""
     as_json = "--json" in sys.argv[1:]
+    # Until the settings are known: what is wrong with them must be said in the same form.
+    _start_log("json" if os.environ.get("ETL_LOG_FORMAT") == "json" else "text")
     try:
         cli.main(standalone_mode=False)
     except SystemExit as end:
@@ -813,10 +878,10 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         _fail(Cancelled("interrupted"), 130, as_json=as_json)
     except click.ClickException as error:
-        if not as_json:
+        if not (as_json or _logs_json()):
             error.show()
             sys.exit(error.exit_code)
-        _fail(UsageError(error.format_message()), error.exit_code, as_json=True)
+        _fail(UsageError(error.format_message()), error.exit_code, as_json=as_json)
     except BrokenPipeError:
         # The reader of stdout went away, as `| head` does: nothing is wrong, and nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -824,8 +889,7 @@ def main() -> NoReturn:
     except EtlError as error:
         _fail(error, error.exit_code, as_json=as_json)
     except Exception as error:
-        if log.isEnabledFor(logging.DEBUG):
-            raise
+        log.debug("where it happened:", exc_info=error)
         told = EtlError(
             f"unexpected {type(error).__name__}: {error}; this is a bug: run again with -v and report what it prints"
         )
@@ -844,7 +908,11 @@ def _leave(exit_code: int) -> NoReturn:
 
 
 def _fail(error: EtlError, exit_code: int, *, as_json: bool) -> NoReturn:
+    message = masked(str(error))
     if as_json:
-        _print_json({"error": {"type": type(error).__name__, "message": str(error)}, "exit_code": exit_code})
-    click.echo(f"etl: {error}", err=True)
+        _print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": exit_code})
+    if _logs_json():
+        log.error("%s", message, extra=_fields(_error_fields(error), {"exit_code": exit_code}))
+    else:
+        click.echo(f"etl: {message}", err=True)
     sys.exit(exit_code)

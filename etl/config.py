@@ -58,8 +58,8 @@ def _lake(text: str, base: Path) -> Path:
 
 
 def _url(text: str, _: Path) -> str:
-    if not re.fullmatch(r"https?://[^/?#\s]+[^?#\s]*", text):
-        raise ValueError("a URL that begins with http:// or https:// and has no query")
+    if not re.fullmatch(r"https?://[^/?#\s]+[^?#\s@]*", text):
+        raise ValueError("a URL that begins with http:// or https:// and has no query, nor an @ after its host (write %40)")
     return text.rstrip("/")
 
 
@@ -176,7 +176,8 @@ def _setting(name: str, value: object, base: Path, where: str, *, from_text: boo
     try:
         return check(_of_kind(kind, value), base)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{where} is {value!r}, but must be {error}") from None
+        shown = re.sub(r".*@", "***@", value, flags=re.DOTALL) if isinstance(value, str) and check is _url else value
+        raise UsageError(f"{where} is {shown!r}, but must be {error}") from None
 
 
 def _of_kind(kind: type[str | int | float], value: object) -> object:

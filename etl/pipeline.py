@@ -8,9 +8,9 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from types import TracebackType
@@ -19,7 +19,18 @@ from typing import Any, Self
 from . import execute, publication, registry
 from . import plan as planning
 from .config import Settings
-from .errors import BadAnswer, Cancelled, Damaged, EtlError, LakeError, NotServed, Refused, SeriesFailed, UsageError
+from .errors import (
+    BadAnswer,
+    Cancelled,
+    Damaged,
+    EtlError,
+    LakeError,
+    LakeLocked,
+    NotServed,
+    Refused,
+    SeriesFailed,
+    UsageError,
+)
 from .extract.http import Http
 from .lake import snapshots, views
 from .lake.files import replace_file
@@ -37,6 +48,9 @@ TYPICAL_LATENCY_S = 0.15
 # The archive's files for so short a time are asked for by their names: a listing would cost as much.
 FEW_DAYS = 3 * DAY
 MONTH = 31 * DAY
+
+# What stays wrong after a repair, and the series of which nobody could say.
+Left = Callable[[], tuple[Sequence[Finding], Sequence[tuple[Series, EtlError]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,7 @@ class Outcome:
     """What a run did, or with `dry_run` what it would do."""
 
     command: str
+    run_id: str
     jobs: tuple[Job, ...] = ()
     dry_run: bool = False
     eta_s: float = 0.0
@@ -150,7 +165,8 @@ class Progress:
 class Pipeline:
     """Runs selections against one lake. Use as a context manager; one thread at a time.
 
-    `http` stands in for connections of its own, with other bounds of time and size; who made it closes it.
+    `http` stands in for connections of its own, with other bounds of time and size; who made it closes it. `run_id` is what the
+    run is called in the view `runs`; by default a random one.
     """
 
     def __init__(
@@ -161,8 +177,11 @@ class Pipeline:
         stop: Stop | None = None,
         progress: Progress | None = None,
         http: Http | None = None,
+        run_id: str | None = None,
     ) -> None:
         self.settings = settings
+        self.run_id = run_id or uuid.uuid4().hex
+        self._is_recorded = False
         self._stop = stop or Stop()
         self._progress = progress or Progress()
         # As many threads as there are cores do what needs one, because each keeps the memory of the largest table it has met.
@@ -203,27 +222,29 @@ class Pipeline:
         exchange does not know; what fails later is in the outcome.
         """
         store = self._open()
-        outcome = Outcome(command, dry_run=dry_run)
-        asked = self._asked(store, selections, stored, outcome)
-        if not asked and not outcome.failed:
-            raise UsageError(
-                f"nothing to do: the lake at {self.settings.lake} holds no such series; "
-                "etl backfill, or config/universe.toml, adds them"
-            )
-        if dry_run:
-            self._only_plan(outcome, store, _Round(asked, lookback))
-            return outcome
-        with store.lock(wait, sleep=self._stop.wait):
-            store = self._open()  # another writer may have made it meanwhile
-            store.create(self.settings.network)
-            self._round(outcome, store, _Round(asked, lookback))
-            self._finish(outcome, store)
+        outcome = Outcome(command, self.run_id, dry_run=dry_run)
+        with self._recorded(outcome):
+            asked = self._asked(store, selections, stored, outcome)
+            if not asked and not outcome.failed:
+                raise UsageError(
+                    f"nothing to do: the lake at {self.settings.lake} holds no such series; "
+                    "etl backfill, or config/universe.toml, adds them"
+                )
+            if dry_run:
+                self._only_plan(outcome, store, _Round(asked, lookback))
+                return outcome
+            with store.lock(wait, sleep=self._stop.wait), self._recorded(outcome, locked=True):
+                store = self._open()  # another writer may have made it meanwhile
+                store.create(self.settings.network)
+                self._round(outcome, store, _Round(asked, lookback))
+                self._finish(outcome, store)
         return outcome
 
     def repair(
         self,
         wrong: Callable[[], Wrong],
         stored: Callable[[Series], bool],
+        left: Left,
         *,
         against: Source | None = None,
         dry_run: bool = False,
@@ -231,14 +252,16 @@ class Pipeline:
     ) -> Outcome:
         """Fetch what is missing of the stored series for which `stored` is true, and anew what `wrong` names: of the cheapest
         source, then of each one, as long as something is named. With `against` of that source alone; then its rows stand.
+
+        `left` is asked at the end: what stays wrong, and of which series nobody can say.
         """
         store = self._open()
-        outcome = Outcome("repair", dry_run=dry_run)
+        outcome = Outcome("repair", self.run_id, dry_run=dry_run)
         if dry_run:
             asked, anew = self._asked_again(store, list(filter(stored, store.series())), wrong(), outcome)
             self._only_plan(outcome, store, _Round(asked, republished=bool(against), anew=anew, by=against))
             return outcome
-        with store.lock(wait, sleep=self._stop.wait):
+        with store.lock(wait, sleep=self._stop.wait), self._recorded(outcome, locked=True):
             # REST is the last one, because its settlements say more, and its rows stand elsewhere, too.
             for turn, by in enumerate((against,) if against else (None, "archive", "rest")):
                 named = wrong()
@@ -250,6 +273,10 @@ class Pipeline:
                 self._round(outcome, store, _Round(asked, republished=bool(against), anew=anew, by=by))
                 if outcome.stopped or not named.spans:
                     break
+            if outcome.stopped is None:
+                found, failed = left()
+                outcome.left += found
+                outcome.failed += failed
             self._finish(outcome, store)
         return outcome
 
@@ -357,10 +384,11 @@ class Pipeline:
             error = self._underived(outcome, store)
         outcome.stopped = outcome.stopped or error
         self._count(outcome)
-        outcome.elapsed_s = time.monotonic() - self._started
-        self._record(outcome, store)
+        self._record(outcome, store, outcome.exit_code)
 
     def _count(self, outcome: Outcome) -> None:
+        outcome.elapsed_s = time.monotonic() - self._started
+        outcome.requests = outcome.weight = outcome.bytes_downloaded = 0
         for stats in self._sources.stats():
             outcome.requests += stats.requests
             outcome.weight += stats.weight
@@ -379,12 +407,37 @@ class Pipeline:
             Symbols(store.root, market).update(rules, self._lives(outcome, store, market))
         views.write_catalog(store.root)
 
-    def _record(self, outcome: Outcome, store: Store) -> None:
+    @contextmanager
+    def _recorded(self, outcome: Outcome, *, locked: bool = False) -> Iterator[None]:
+        """Let the lake have its record of a run that an error ends, too; but not of one that never started: a dry run, a wrong
+        command, a lake that somebody else is writing to, or none.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if not (self._is_recorded or outcome.dry_run or isinstance(error, UsageError | LakeLocked)):
+                code = error.exit_code if isinstance(error, EtlError) else EtlError.exit_code
+                code = Cancelled.exit_code if isinstance(error, KeyboardInterrupt) else code
+                with suppress(EtlError):  # the error itself is what the user must hear of
+                    self._record_end(outcome, self._stop.exit_code if isinstance(error, Cancelled) else code, locked=locked)
+            raise
+
+    def _record_end(self, outcome: Outcome, exit_code: int, *, locked: bool) -> None:
+        store = self._open()
+        if not store.exists:
+            return
+        self._count(outcome)
+        with nullcontext() if locked else store.lock():
+            self._record(outcome, store, exit_code)
+
+    def _record(self, outcome: Outcome, store: Store, exit_code: int) -> None:
         """Add this run to the month's file of run records, by replacing it."""
-        now = self._sources.latest
+        self._is_recorded = True
+        # A run that failed before the exchange told the time has only this machine's; no data hang on it.
+        now = self._sources.latest or int((time.time() - (time.monotonic() - self._started)) * 1000)
         path = store.root / "runs" / f"{iso(now)[:7]}.jsonl"
         record = {
-            "run_id": uuid.uuid4().hex,
+            "run_id": outcome.run_id,
             "command": outcome.command,
             "started_at": iso(now),
             "elapsed_s": round(outcome.elapsed_s, 3),
@@ -394,13 +447,16 @@ class Pipeline:
             "weight": outcome.weight,
             "bytes_downloaded": outcome.bytes_downloaded,
             "failed": len(outcome.failed),
-            "exit_code": outcome.exit_code,
+            "exit_code": exit_code,
         }
         try:
             before = path.read_bytes() if path.exists() else b""
         except OSError as error:
             raise LakeError(f"cannot read {path}: {error.strerror}") from error
         replace_file(store.root, path, before + json.dumps(record).encode() + b"\n")
+        if not before:  # the view that was made without a record has no rows for ever
+            with suppress(LakeError):  # which the outcome has already
+                views.write_catalog(store.root)
 
     # Wants
 

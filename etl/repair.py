@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from . import mend, verify
 from .config import Settings
+from .errors import EtlError
 from .mend import Wrong
 from .model import Finding, Series, Source
 from .pipeline import Outcome, Pipeline, Progress, Stop, existing
@@ -30,6 +31,7 @@ def repair(
     progress: Progress | None = None,
     dry_run: bool = False,
     wait: float = 0.0,
+    run_id: str | None = None,
 ) -> Outcome:
     """Repair the chosen series of the lake that the settings name; `left` of the outcome is what stays wrong.
 
@@ -49,13 +51,14 @@ def repair(
         named.update(spans, (series for series, _ in found.damaged))
         return Wrong(spans, found.damaged)
 
-    with Pipeline(settings, source=against or source, stop=stop, progress=progress) as pipeline:
-        outcome = pipeline.repair(wrong, chosen, against=against, dry_run=dry_run, wait=wait)
-    if named and not dry_run and outcome.stopped is None:
-        left = check(named.__contains__)
-        outcome.left = [finding for finding in left.findings if _is_wrong(finding)]
-        outcome.failed += left.failed
-    return outcome
+    def left() -> tuple[list[Finding], tuple[tuple[Series, EtlError], ...]]:
+        if not named:
+            return [], ()
+        found = check(named.__contains__)
+        return [finding for finding in found.findings if _is_wrong(finding)], found.failed
+
+    with Pipeline(settings, source=against or source, stop=stop, progress=progress, run_id=run_id) as pipeline:
+        return pipeline.repair(wrong, chosen, left, against=against, dry_run=dry_run, wait=wait)
 
 
 def wrong_rows(found: Verified, *, doubts: bool) -> dict[Series, tuple[TimeRange, ...]]:

@@ -1,7 +1,8 @@
-"""Text on a terminal: how wide it is, and columns that stay in line whatever script a symbol is written in."""
+"""Text for people: how wide it is on a terminal, columns that stay in line in any script, and addresses without passwords."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 
@@ -14,3 +15,9 @@ def padded(text: str, columns: int, *, right: bool) -> str:
     """The text filled up to that many columns, flush right or left."""
     padding = " " * (columns - width(text))
     return padding + text if right else text + padding
+
+
+def masked(text: str) -> str:
+    """The text without the user names and passwords of the URLs in it: `http://me:secret@host` is `http://***@host`."""
+    # To the last @ of the word: a password may hold any character that should have been encoded.
+    return re.sub(r"(?<=://)\S*@", "***@", text)

@@ -25,6 +25,7 @@ from ..errors import BadAnswer, NotPublished, Refused, Rejected, Transient, Usag
 from ..model import ArchiveFile, Series
 from ..publication import Kind
 from ..ranges import ALWAYS, TimeRange, from_datetime
+from ..text import masked
 from . import bulk
 from .conversation import Throttled, http_date, judge
 from .http import MEBIBYTE, Answer, Download, Http, Params
@@ -75,7 +76,7 @@ class ArchiveSource:
     ) -> None:
         for url in (archive_url, index_url):
             if not url.startswith(("http://", "https://")):
-                raise UsageError(f"the address '{url}' of the archive must begin with https:// or http://")
+                raise UsageError(f"the address '{masked(url)}' of the archive must begin with https:// or http://")
         self._archive_url = archive_url.rstrip("/")
         self._index_url = index_url
         self._persist = Persistence(stop, attempts, patience)
@@ -241,7 +242,9 @@ class ArchiveSource:
     def _ask(self, file: Download, params: Params | None, decode: Callable[[Answer], _T]) -> _T:
         host = self._index_url if params else self._archive_url
         if self._given_up[host] >= _ENOUGH:
-            raise Transient(f"GET {file.url}: not asked, as the archive failed {_ENOUGH} times in a row; run again later")
+            raise Transient(
+                f"GET {masked(file.url)}: not asked, as the archive failed {_ENOUGH} times in a row; run again later"
+            )
 
         def attempt(effort: Effort) -> _T:
             return self._attempt(file, params, decode, effort)

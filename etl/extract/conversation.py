@@ -19,6 +19,7 @@ from typing import Literal, Self, TypeVar
 from ..errors import BadAnswer, EtlError, NotServed, Refused, Rejected, Transient, UsageError
 from ..model import ExchangeInfo, Market
 from ..ranges import MINUTE, SECOND, from_datetime, iso
+from ..text import masked
 from . import wire
 from .http import Answer, Http, Params
 from .limits import Now, Pool, RequestPool, Ticket, WeightBudget
@@ -53,7 +54,7 @@ class Conversation:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
-            raise UsageError(f"the address '{base_url}' of market {market.name} must begin with https:// or http://")
+            raise UsageError(f"the address '{masked(base_url)}' of market {market.name} must begin with https:// or http://")
         self.market = market
         self._base_url = base_url.rstrip("/")
         self._persist = Persistence(stop, attempts, patience)

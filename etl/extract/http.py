@@ -20,6 +20,7 @@ import httpcore
 import httpx
 
 from ..errors import BadAnswer, EtlError, Transient, UsageError
+from ..text import masked
 
 USER_AGENT = f"binance-futures-etl/{version('binance-futures-etl')} (+python-httpx)"
 MEBIBYTE = 2**20
@@ -35,7 +36,9 @@ Params = Mapping[str, str | int | None]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: `headers` by lower-case name, `body` unpacked, `downloaded` the bytes of the body on the wire."""
+    """What came back: `url` without user and password, `headers` by lower-case name, `body` unpacked, `downloaded` the bytes of
+    the body on the wire.
+    """
 
     url: str
     status: int
@@ -68,12 +71,19 @@ class Http:
     ) -> None:
         self._deadline = deadline
         self._max_body = max_body
-        self._client = httpx.Client(
-            cookies=_NoCookies(),
-            timeout=httpx.Timeout(timeout, pool=deadline),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30),
-            follow_redirects=False,
-        )
+        try:
+            self._client = httpx.Client(
+                cookies=_NoCookies(),
+                timeout=httpx.Timeout(timeout, pool=deadline),
+                limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30),
+                follow_redirects=False,
+            )
+        except (httpx.InvalidURL, ValueError, ImportError):
+            # Not said why, and without the cause: it may quote what was taken for a host or a port, and is a password.
+            raise UsageError(
+                "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names no proxy that can be used; write http://host:port or "
+                "http://user:password@host:port, with special characters of the password percent-encoded (/ is %2F)"
+            ) from None
         _enforce_deadline(self._client)
 
     def get(self, url: str, params: Params | None = None) -> Answer:
@@ -108,7 +118,7 @@ class Http:
     ) -> Answer:
         try:
             request = _request(url, params, headers)
-            url = str(request.url)
+            url = masked(str(request.url))
             with _deadline(self._deadline):
                 response = self._client.send(request, stream=True)
                 try:
@@ -210,7 +220,8 @@ _ERRORS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, httpx.CookieCon
 
 
 def translate(error: Exception, url: str) -> EtlError:
-    """What `error`, met while asking `url`, means to a caller who does not know httpx."""
+    """What `error`, met while asking `url`, means to a caller who does not know httpx; it names no user and no password."""
+    url, told = masked(url), masked(str(error))
     certificate: BaseException | None = error
     while certificate is not None and not isinstance(certificate, ssl.SSLCertVerificationError):
         certificate = certificate.__cause__ or certificate.__context__
@@ -220,10 +231,10 @@ def translate(error: Exception, url: str) -> EtlError:
             "set SSL_CERT_FILE to that authority; otherwise check this machine's clock and network"
         )
     if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)):
-        return UsageError(f"GET {url}: this is no address that can be asked: {error}")
+        return UsageError(f"GET {url}: this is no address that can be asked: {told}")
     if isinstance(error, zlib.error):
-        return Transient(f"GET {url}: the gzip body is damaged or cut off: {error}")
-    return Transient(f"GET {url}: {type(error).__name__}: {error}")
+        return Transient(f"GET {url}: the gzip body is damaged or cut off: {told}")
+    return Transient(f"GET {url}: {type(error).__name__}: {told}")
 
 
 # ---- the deadline
