@@ -17,12 +17,12 @@ from .processes import Child, Shell
 KILL, FULL, BROKEN = "signal=SIGKILL", "error=ENOSPC", "error=EIO"
 
 
-def digests(lake: Path, of: str = "*.parquet") -> dict[str, str]:
-    """SHA-256 of every file of the lake, by its relative path."""
+def digests(lake: Path) -> dict[str, str]:
+    """SHA-256 of every Parquet file in place, by its relative path."""
     return {
         str(path.relative_to(lake)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(lake.rglob(of))
-        if ".tmp" not in path.parts
+        for path in sorted(lake.rglob("*.parquet"))
+        if path.is_file() and not {".tmp", "quarantine"} & {*path.relative_to(lake).parts}
     }
 
 
@@ -67,7 +67,9 @@ class Program:
     def unfinished(self) -> list[str]:
         """What differs from the lake of an undisturbed run."""
         new, now = digests(self.after), digests(self.lake)
-        differing = [f"{path} differs from that of a smooth run" for path in sorted({*new, *now}) if new.get(path) != now.get(path)]
+        differing = [
+            f"{path} differs from that of a smooth run" for path in sorted({*new, *now}) if new.get(path) != now.get(path)
+        ]
         left = [f"{path} was left over" for path in (self.lake / ".tmp").glob("*")]
         return differing + left + self.unfit(self.lake)
 
@@ -116,13 +118,14 @@ def unsynced(calls: Sequence[strace.Call]) -> list[str]:
             made = call.kind == "mkdir" and call.text.endswith("= 0") and call.path not in ("", ".tmp")
             if call.kind != "rename" and not made:
                 continue
+            new = call.paths[-1]
             after = [one.path for one in _until_rename(mine[index + 1 :]) if one.kind == "fsync"]
-            if _folder(call.path) not in after:
-                wrong.append(f"the folder of {call.path} is not synced after its {call.kind}")
+            if _folder(new) not in after:
+                wrong.append(f"the folder of {new} is not synced after its {call.kind}")
             if call.kind == "rename":
-                touched = [one.kind for one in mine[:index] if one.path == call.paths[0] and one.kind in ("write", "fsync")]
+                touched = [one.kind for one in mine[:index] if one.path == call.path and one.kind in ("write", "fsync")]
                 if touched[-1:] != ["fsync"]:
-                    wrong.append(f"{call.path} is renamed before it is synced")
+                    wrong.append(f"{new} is renamed before it is synced")
     return wrong
 
 

@@ -1,7 +1,6 @@
 """What the crash tests share. `ETL_SOAK=1` (make soak) runs all of what is only sampled otherwise."""
 
 import os
-import signal
 
 import pytest
 
@@ -14,11 +13,7 @@ from . import strace as system_calls
 from .processes import Parent, Shell
 
 NOW = parse_time("2026-03-01T12:30:30")
-
-
-@pytest.fixture(scope="session")
-def soak():
-    return os.environ.get("ETL_SOAK") == "1"
+SOAK = os.environ.get("ETL_SOAK") == "1"
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,16 @@ import traceback
 from typing import Any, NoReturn
 
 PR_SET_PTRACER, ANYBODY = 0x59616D61, -1
-HEAVY = ("duckdb", "pyarrow.parquet", "etl.cli", "etl.pipeline", "etl.verify", "etl.lake.query", "etl.progress")
+HEAVY = (
+    "encodings.idna",
+    "duckdb",
+    "pyarrow.parquet",
+    "etl.cli",
+    "etl.pipeline",
+    "etl.verify",
+    "etl.lake.query",
+    "etl.progress",
+)
 
 
 def child(order: dict[str, Any]) -> NoReturn:
@@ -50,7 +59,7 @@ def child(order: dict[str, Any]) -> NoReturn:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - what a process dies of is shown, as the interpreter would
         traceback.print_exc()
     finally:
         sys.stdout.flush()

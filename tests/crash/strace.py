@@ -45,8 +45,8 @@ class Call:
 
     @property
     def path(self) -> str:
-        """What it is about; of a rename the new name."""
-        return self.paths[-1]
+        """What it is about; of a rename the old name, by which strace knows it."""
+        return self.paths[0]
 
 
 @dataclass(frozen=True)

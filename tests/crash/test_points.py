@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from .battery import BROKEN, FULL, KILL, Program, assault, unreadable, unsynced
+from .conftest import SOAK
 
 PARTS = 3
 FIRST = ["backfill", "klines", "--symbols", "BTCUSDT", "--interval", "1d", "--start", "2025-11-01", "--end", "2025-12-01"]
@@ -48,35 +49,35 @@ def sample(points, injection):
     changing = [point for point in points if point not in sure and not reads(point)]
     reading = [point for point in points if reads(point)]
     if injection == KILL:
-        return [*sure, *changing[::4], *reading[7::16]]
+        return [*sure, *changing[::4], *reading[7::32]]
     return [*sure[::3], *changing[1::4]]
 
 
 def assert_survives(program, points, injection):
     met, wrong = assault(program, points, injection)
     assert wrong == []
-    assert met >= 0.8 * len(points) > 0  # threads share the work a little differently each time
+    assert met >= 0.9 * len(points) > 0  # threads share the work a little differently each time
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["extended"], indirect=True)
 @pytest.mark.parametrize("injection", [KILL, FULL, BROKEN])
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_run_may_be_disturbed_at_any_system_call(strace, program, soak, injection, part):
+def test_a_run_may_be_disturbed_at_any_system_call(strace, program, injection, part):
     points = strace.points(strace.survey(program.shell, program.argv, program.lake))
     if injection != KILL:
         points = [point for point in points if not reads(point)]
-    assert_survives(program, (points if soak else sample(points, injection))[part::PARTS], injection)
+    assert_survives(program, (points if SOAK else sample(points, injection))[part::PARTS], injection)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["new"], indirect=True)
 @pytest.mark.parametrize("injection", [KILL, FULL, BROKEN])
-def test_the_making_of_a_lake_may_be_disturbed(strace, program, soak, injection):
+def test_the_making_of_a_lake_may_be_disturbed(strace, program, injection):
     points = strace.points(strace.survey(program.shell, program.argv, program.lake))
     points = [point for point in points if not reads(point)]
-    made = next(index for index, point in enumerate(points) if (point.kind, point.path) == ("rename", "lake.json"))
-    assert_survives(program, points if soak else points[: made + 1][:: 1 if injection == KILL else 4], injection)
+    made = next(index for index, point in enumerate(points) if point.kind == "rename")  # lake.json
+    assert_survives(program, points if SOAK else points[: made + 1][:: 2 if injection == KILL else 4], injection)
 
 
 @pytest.mark.xfail(reason="errors of reading folders and catalog.sql leave as unexpected OSError: 'this is a bug'")
@@ -91,7 +92,9 @@ def test_what_cannot_be_read_is_named(strace, program, path):
 
 def test_the_battery_catches_a_naive_writer(strace, naive):
     calls = strace.survey(naive.shell, naive.argv, naive.lake)
-    _, wrong = assault(naive, [point for point in strace.points(calls) if point.kind in {"openat", "write", "close"}], KILL)
+    writing = [point for point in strace.points(calls) if point.kind in {"openat", "write"} and point.path.endswith(".parquet")]
+    met, wrong = assault(naive, writing[::3], KILL)
+    assert met == len(writing[::3])
     assert [complaint for complaint in wrong if complaint.endswith("is torn")]
     assert [complaint for complaint in wrong if complaint.endswith("differs from that of a smooth run")]
     naive.reset()
@@ -102,7 +105,7 @@ def test_the_battery_catches_a_naive_writer(strace, naive):
 def test_what_is_renamed_into_the_lake_survives_a_power_cut(strace, program):
     calls = strace.survey(program.shell, program.argv, program.lake)
     assert unsynced(calls) == []
-    renamed = {call.path for call in calls if call.kind == "rename"}
+    renamed = {call.paths[-1] for call in calls if call.kind == "rename"}
     assert {path for path in renamed if path.endswith(".parquet")} >= {
         f"{folder}/{year}.parquet"
         for folder in ("klines/market=um/interval=1d/symbol=BTCUSDT", "funding/market=um/symbol=BTCUSDT")
