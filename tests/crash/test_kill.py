@@ -44,7 +44,7 @@ def exchange(world):
 
 @pytest.fixture
 def smooth(shell, exchange, tmp_path):
-    """What nobody disturbs, by phase: the digests of a lake that equals the exchange row by row, and how many requests it took."""
+    """By phase, undisturbed: the digests of a lake that equals the exchange row by row, and how many requests it took."""
     lake, found = tmp_path / "smooth", []
     for now, command in PHASES:
         exchange.clock.set(now)
