@@ -53,6 +53,8 @@ class Parent:
         """A new process; with `gate`, a FIFO, it waits there. `user` is an id to become."""
         name = next(_names)
         out, err = cwd / f"{name}.out", cwd / f"{name}.err"
+        out.touch()
+        err.touch()  # a process may be killed before it opens them
         order = {"argv": list(argv), "env": env, "cwd": str(cwd), "out": str(out), "err": str(err), "user": user}
         pid = self._ask({**order, "gate": gate and str(gate)})["pid"]
         self._running.add(pid)
@@ -72,8 +74,8 @@ class Child:
 
     parent: Parent
     pid: int
-    _out: Path
-    _err: Path
+    out: Path
+    err: Path
     code: int | None = None
 
     def poll(self) -> int | None:
@@ -106,11 +108,11 @@ class Child:
 
     @property
     def stdout(self) -> str:
-        return self._out.read_text()
+        return self.out.read_text()
 
     @property
     def stderr(self) -> str:
-        return self._err.read_text()
+        return self.err.read_text()
 
 
 @dataclass(frozen=True)

@@ -83,13 +83,16 @@ def need() -> None:
         pytest.skip(f"strace may not trace here: crashes at each system call are not tested ({trial.stderr.strip()})")
 
 
-def watch(shell: Shell, argv: Sequence[str], options: Iterable[str], paths: Iterable[Path] = ()) -> Watched:
-    """Run `argv` under strace from its first step on. `{pid}` in paths is filled in; no path means every path."""
+def watch(shell: Shell, argv: Sequence[str], options: Iterable[str], paths: Iterable[Path | str] = ()) -> Watched:
+    """Run `argv` under strace from its first step on. `{pid}` and `{out}` (stdout) in paths are filled in; no path
+    means every path.
+    """
     gate, trace = shell.cwd / "gate", shell.cwd / "trace"
     gate.unlink(missing_ok=True)
     os.mkfifo(gate)
     child = shell.start(*argv, gate=gate)
-    only = [option for path in paths for option in ("-P", str(path).replace(_PID, str(child.pid)))]
+    names = [str(path).replace(_PID, str(child.pid)).replace("{out}", str(child.out)) for path in paths]
+    only = [option for name in names for option in ("-P", name)]
     command = ["strace", "-f", "-y", "-o", str(trace), *options, *only, "-p", str(child.pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr is not None

