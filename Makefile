@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo test check format lint types contracts lock bench audit clean
+.PHONY: help install demo test soak check format lint types contracts lock bench audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: install ## backfill, update and query against the embedded exchange
 
 test: install ## run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+soak: install ## long batteries: 500 kills, every system call on the lake disturbed; about an hour
+	ETL_SOAK=1 $(BIN)/python -m pytest tests/crash -n 2 --dist worksteal
 
 check: lint types contracts test ## everything that must be green before a commit
 
