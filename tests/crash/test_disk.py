@@ -112,6 +112,14 @@ def others_done(lake, smooth):
     return all(mine.get(path) == whole[path] for path in whole if "symbol=ETHUSDT" in path)
 
 
+def holds(shell, lake, smooth):
+    """Whether the lake is sound and has every row of the smooth one; of a file that told nothing its whole year is fetched."""
+    rows = "SELECT symbol, interval, open_time, close, volume FROM klines"
+    mine, whole = (json.loads(shell.run("etl", "sql", rows, "--json", "--lake", str(one)).stdout) for one in (lake, smooth))
+    as_set = [{json.dumps(row, sort_keys=True) for row in some} for some in (mine, whole)]
+    return as_set[1] <= as_set[0] and shell.run("etl", "verify", "--lake", str(lake), check=None).code == 0
+
+
 @pytest.mark.parametrize("what", ["folder", "dangling symlink"])
 def test_no_file_in_place_of_a_partition(shell, half, smooth, what):
     path = half / BITCOIN
@@ -123,7 +131,7 @@ def test_no_file_in_place_of_a_partition(shell, half, smooth, what):
     done = shell.run("etl", *PAIR, "--lake", str(half), "--json", check=None)
     assert others_done(half, smooth)
     if done.code == 0:
-        assert digests(half) == digests(smooth)
+        assert holds(shell, half, smooth)
     else:
         assert done.code == 3
         assert str(path) in done.stderr
@@ -132,7 +140,6 @@ def test_no_file_in_place_of_a_partition(shell, half, smooth, what):
     assert not (half.parent / "elsewhere").exists()
 
 
-@pytest.mark.xfail(strict=False, reason="quarantine")
 @pytest.mark.parametrize("what", ["truncated", "foreign", "empty"])
 def test_a_corrupt_partition_is_set_aside_and_fetched_again(shell, half, smooth, what):
     path, stranger = half / BITCOIN, half / PLACE.format("ETHUSDT", 2025)
@@ -144,4 +151,4 @@ def test_a_corrupt_partition_is_set_aside_and_fetched_again(shell, half, smooth,
     assert BITCOIN.removesuffix(".parquet") in str(aside[0].relative_to(half / "quarantine"))
     assert BITCOIN in done.stderr
     assert any("quarantine" in json.dumps(finding) for finding in json.loads(done.stdout)["findings"])
-    assert digests(half) == digests(smooth)
+    assert holds(shell, half, smooth)
