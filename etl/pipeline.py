@@ -402,7 +402,7 @@ class Pipeline:
         return None
 
     def _derive(self, outcome: Outcome, store: Store) -> None:
-        for market in sorted({*self._sources.infos, *(job.series[0].market for job in outcome.jobs)}):
+        for market in sorted({*self._sources.infos, *(series.market for series in self._before)}):
             rules = self._sources.exchange_info(market).symbols
             Symbols(store.root, market).update(rules, self._lives(outcome, store, market))
         views.write_catalog(store.root)
@@ -779,6 +779,9 @@ class Pipeline:
     def _lives(self, outcome: Outcome, store: Store, market: str) -> dict[str, list[Life]]:
         """First and last bars of the contracts of each symbol that was worked on, as far as its finest klines prove it."""
         worked = {series.symbol for job in outcome.jobs for series in job.series if series.market == market}
+        told = Symbols(store.root, market).rows()  # a run that was killed may have left out what it would have told of some
+        asked = {series.symbol for series in self._before if series.market == market}
+        worked |= {symbol for symbol in asked if symbol not in told or told[symbol]["first_time"] is None}
         finest: dict[str, Series] = {}
         for series in store.series():
             if (series.market, series.dataset) == (market, "klines") and series.symbol in worked:

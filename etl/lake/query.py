@@ -410,7 +410,8 @@ def _check(connection: duckdb.DuckDBPyConnection, sql: str, tables: set[str]) ->
         if str(node.get("type", "")).endswith("_NODE") and node["type"] not in _QUERY_NODES:
             raise UsageError("etl sql reads only; a WITH that writes is no query")
         if refused := _refused(node):
-            raise UsageError(f"etl sql does not run {refused}(): it reads the lake and nothing else")
+            known = f"macros: {', '.join(MACROS)}"
+            raise UsageError(f"etl sql does not run {refused}(): it reads the lake and nothing else; {known}")
         if isinstance(node.get("table_name"), str):
             tables.add(node["table_name"].lower())
     return False
