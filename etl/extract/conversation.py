@@ -34,9 +34,9 @@ class Conversation:
     """Asks one market, from any number of threads at once; close it, or use it as a context manager.
 
     Conversations that share a pool of the exchange (um and cm) are given the same `budget`; those of several processes budgets
-    and funding pools that lie in the same files (`shared.SharedPools`). What is `Transient` is asked again, at most `attempts`
-    times in all and for `patience` seconds of trying; waiting for the budget does not count. Time comes from `clock` (monotonic
-    seconds), every pause goes through `stop`.
+    and funding pools that lie in the same files (`shared.SharedPools`). What is `Transient` or a `BadAnswer` is asked again, at
+    most `attempts` times in all and for `patience` seconds of trying; waiting for the budget does not count. Time comes from
+    `clock` (monotonic seconds), every pause goes through `stop`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Conversation:
             raise UsageError(f"the address '{masked(base_url)}' of market {market.name} must begin with https:// or http://")
         self.market = market
         self._base_url = base_url.rstrip("/")
-        self._persist = Persistence(stop, attempts, patience)
+        self._persist = Persistence(stop, attempts, patience, (Transient, BadAnswer))
         self._http = http or Http()
         self._owns_http = http is None
         self._pools: dict[str, Pool] = {
@@ -82,8 +82,8 @@ class Conversation:
     ) -> _T:
         """GET `path` below the base URL, paid with `weight` from `pool`, as `decode` reads the body.
 
-        Raises Transient (after the last attempt), Rejected (our request is wrong), BadAnswer (the answer is), Refused (this
-        host is refused; from then on at once and without asking) and Cancelled (`stop` was set); the messages name the URL.
+        Raises Transient and BadAnswer (the answer is wrong) after the last attempt, Rejected (our request is wrong), Refused
+        (this host is refused; from then on at once and without asking) and Cancelled (`stop` was set); messages name the URL.
         """
         self._keep_time()
 

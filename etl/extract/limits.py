@@ -325,12 +325,12 @@ def banned(before: Ban | None, error: Refused, now: Now) -> Ban:
     if error.until is not None and error.until > now.earliest:
         until = min(error.until, now.earliest + LONGEST_BAN)
     elif before is None or not 0 <= now.earliest - before.until < DAY:
-        until = now.earliest + FIRST_BAN
+        until = now.latest + FIRST_BAN  # not of the earliest, which may be a second before: so long at least
     else:
-        until = now.earliest + min(2 * before.length, LONGEST_BAN)
+        until = now.latest + min(2 * before.length, LONGEST_BAN)
     if before is not None and pending and (error.until is None or before.until >= until):
         return before
-    return Ban(until, until - now.earliest, str(error)[:500])
+    return Ban(until, max(0, until - now.latest), str(error)[:500])
 
 
 def _in_flight(state: State) -> int:

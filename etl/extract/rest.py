@@ -29,6 +29,8 @@ EXPECTED_DENIALS = 2
 MAX_STUCK = 3
 # Settlements are at most so far apart while a contract lives (binance-facts 6).
 LONGEST_FUNDING = 8 * HOUR
+# A page that contradicts itself is asked for again so often; then its other rows are used.
+MAX_CONTRADICTIONS = 6
 # More holes than this in one window are asked for with one request over all of them instead of one each.
 MAX_SINGLE_HOLES = 8
 
@@ -184,13 +186,7 @@ class RestSource:
         by_symbol = {one.symbol: one for one in series}
         answers = stuck = 0
         while answers < (EXPECTED_DENIALS if any(pages.values()) else DENIALS):
-            answer = self._conversation(first.market).get(
-                endpoint.path,
-                {"startTime": span.start, "endTime": span.end - 1, "limit": endpoint.max_limit},
-                weight=endpoint.weight(endpoint.max_limit),
-                pool=endpoint.pool,
-                decode=wire.decoder_by_symbol(first.dataset),
-            )
+            answer = self._settlements_of_all(first, span)
             if sum(len(page) for page in answer.values()) >= endpoint.max_limit:
                 return self._split(series, span)
             times = {symbol: times_of(first.dataset, page) for symbol, page in answer.items()}
@@ -209,6 +205,20 @@ class RestSource:
                 answers += 1
         return pages
 
+    def _settlements_of_all(self, first: Series, span: TimeRange) -> dict[str, pa.Table]:
+        endpoint = registry.dataset(first.dataset).endpoints[first.market]
+        for _ in range(MAX_CONTRADICTIONS):
+            answer = self._conversation(first.market).get(
+                endpoint.path,
+                {"startTime": span.start, "endTime": span.end - 1, "limit": endpoint.max_limit},
+                weight=endpoint.weight(endpoint.max_limit),
+                pool=endpoint.pool,
+                decode=wire.decoder_by_symbol(first.dataset),
+            )
+            if not any(_contradicts_itself(first.dataset, page) for page in answer.values()):
+                break
+        return answer
+
     def _split(self, series: Sequence[Series], span: TimeRange) -> dict[Series, list[pa.Table]]:
         if span.end - span.start <= HOUR:
             return {one: self.settlements(one, span) for one in series}
@@ -218,7 +228,10 @@ class RestSource:
         return {one: [*early[one], *late[one]] for one in series}
 
     def page(self, series: Series, span: TimeRange, limit: int, *, bounded: bool = True) -> pa.Table:
-        """One page, as the server sends it; a start of 0 is not sent, nor, without `bounded`, the end."""
+        """One page, as the server sends it; a start of 0 is not sent, nor, without `bounded`, the end.
+
+        One that holds two different rows for one key is asked for again; whoever merges pages judges what stays so.
+        """
         endpoint = registry.dataset(series.dataset).endpoints[series.market]
         limit = min(limit, endpoint.max_limit)
         params: dict[str, str | int] = {endpoint.symbol_param: series.symbol}
@@ -229,9 +242,21 @@ class RestSource:
         if bounded:
             params["endTime"] = span.end - 1
         params["limit"] = limit
-        return self._conversation(series.market).get(
-            endpoint.path, params, weight=endpoint.weight(limit), pool=endpoint.pool, decode=wire.decoder(series.dataset)
-        )
+        for _ in range(MAX_CONTRADICTIONS):
+            page = self._conversation(series.market).get(
+                endpoint.path, params, weight=endpoint.weight(limit), pool=endpoint.pool, decode=wire.decoder(series.dataset)
+            )
+            if not _contradicts_itself(series.dataset, page):
+                break
+        return page
+
+
+def _contradicts_itself(dataset: str, page: pa.Table) -> bool:
+    """Whether two different rows have one key. Sorted times without a repeat, the rule, cost a comparison."""
+    if (np.diff(times_of(dataset, page)) > 0).all():
+        return False
+    distinct = page.group_by(page.schema.names, use_threads=False).aggregate([])
+    return len(distinct.group_by(registry.dataset(dataset).key, use_threads=False).aggregate([])) < len(distinct)
 
 
 def _union(some: Times, more: Times) -> Times:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from ..errors import Cancelled, Transient
+from ..errors import BadAnswer, Cancelled, EtlError, Transient
 
 _T = TypeVar("_T")
 
@@ -46,12 +46,15 @@ class Effort:
 
 
 class Persistence:
-    """Repeats what fails as `Transient`, at most `attempts` times in all and for `patience` seconds of trying; thread-safe.
+    """Repeats what fails as one of `again`, at most `attempts` times in all and for `patience` seconds of trying; thread-safe.
 
     Between attempts it waits with full jitter, on top of what the server asked for. Waiting for a budget is no trying.
     """
 
-    def __init__(self, stop: Stop | None, attempts: int, patience: float) -> None:
+    def __init__(
+        self, stop: Stop | None, attempts: int, patience: float, again: tuple[type[EtlError], ...] = (Transient,)
+    ) -> None:
+        self._again = again
         self._stop = stop or threading.Event()
         self._attempts = attempts
         self._patience = patience
@@ -59,7 +62,7 @@ class Persistence:
         self._counting = threading.Lock()
 
     def __call__(self, attempt: Callable[[Effort], _T]) -> _T:
-        """What `attempt` returns in the end; the last Transient says how often it was tried, any other error passes at once."""
+        """What `attempt` returns in the end; the last error says how often it was tried, one of another kind passes at once."""
         effort = Effort()
 
         def enough(state: RetryCallState) -> bool:
@@ -67,7 +70,7 @@ class Persistence:
             return state.attempt_number >= self._attempts or spent > self._patience
 
         retrying = Retrying(
-            retry=retry_if_exception_type(Transient),
+            retry=retry_if_exception_type(self._again),
             wait=_back_off,
             stop=enough,
             sleep=self.pause,
@@ -76,9 +79,11 @@ class Persistence:
         )
         try:
             return retrying(attempt, effort)
-        except Transient as error:
+        except self._again as error:
             tried = retrying.statistics["attempt_number"]
-            raise Transient(f"{error} (given up after {tried} attempts; run again later)", error.retry_after) from error
+            if isinstance(error, Transient):
+                raise Transient(f"{error} (given up after {tried} attempts; run again later)", error.retry_after) from error
+            raise BadAnswer(f"{error} (given up after {tried} answers; if it stays so, report it)") from error
 
     def pause(self, seconds: float) -> None:
         """Waits; Cancelled if stopped meanwhile."""
@@ -120,9 +125,13 @@ class Persistence:
 
 
 _jitter = wait_random_exponential(multiplier=0.5, max=30)
+# Who answers nonsense is not overloaded.
+_soon = wait_random_exponential(multiplier=0.1, max=2)
 
 
 def _back_off(state: RetryCallState) -> float:
     """Full jitter, on top of what the server asked for; where a pool is blocked, the pool does the waiting."""
     error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, BadAnswer):
+        return _soon(state)
     return _jitter(state) + ((error.retry_after or 0.0) if isinstance(error, Transient) else 0.0)

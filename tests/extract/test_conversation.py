@@ -160,20 +160,29 @@ def test_what_is_our_fault_is_not_asked_again(kit, talk, status, body, code, sho
 
 
 @pytest.mark.parametrize("body", [b'{"code":0}', b"[[1]]", b"null"])
-def test_json_of_another_shape_is_not_asked_again_and_shown_with_its_url(kit, talk, body):
-    conversation, server, _ = talk(kit.answer(body))
-    with pytest.raises(BadAnswer) as caught:
+def test_json_of_another_shape_is_asked_again_and_shown_with_its_url(kit, talk, body):
+    conversation, server, time = talk(kit.answer(body))
+    with pytest.raises(BadAnswer, match="given up after 6 answers") as caught:
         klines(conversation)
     assert f"GET {server.url}/fapi/v1/klines?symbol=X: " in str(caught.value)
     assert repr(body)[1:] in str(caught.value)
-    assert len(server.asked) == 1
+    assert (len(server.asked), len(time.waits)) == (6, 5)
+    assert sum(time.waits) <= 0.1 + 0.2 + 0.4 + 0.8 + 1.6
+
+
+def test_one_answer_of_another_shape_is_made_up_for(kit, talk):
+    conversation, server, _ = talk(
+        kit.answer(b"[[1]]"), kit.answer(b"", 302, location="https://elsewhere.example/"), kit.answer()
+    )
+    klines(conversation)
+    assert len(server.asked) == 3
 
 
 def test_a_redirect_is_named_and_not_followed(kit, talk):
     conversation, server, _ = talk(kit.answer(b"", 301, location="https://elsewhere.example/"))
     with pytest.raises(BadAnswer, match=r"https://elsewhere\.example/"):
         klines(conversation)
-    assert len(server.asked) == 1
+    assert {request.line.split()[1] for request in server.asked} == {"/fapi/v1/klines?symbol=X"}
 
 
 BAN = "Way too much request weight used; IP banned until 1700000123456. Please use WebSocket Streams"
@@ -526,7 +535,8 @@ def test_recorded_answers_over_the_wire(kit, real_data):
 def test_a_ticket_is_given_back_whatever_happens(kit, talk):
     """Were a failed request to stay in flight, the budget would shrink for ever."""
     budget = WeightBudget(10, 1.0)
-    conversation, _, _ = talk(kit.reset, kit.answer(HTML, 404), kit.answer(b"{}"), kit.answer(), budget=budget)
+    odd = [kit.answer(b"{}")] * 6
+    conversation, _, _ = talk(kit.reset, kit.answer(HTML, 404), *odd, kit.answer(), budget=budget)
     for expected in (Rejected, BadAnswer):
         with pytest.raises(expected):
             klines(conversation)
