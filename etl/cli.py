@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeVar, cast
 
 import click
 
@@ -39,6 +41,8 @@ FORMATS: tuple[Format, ...] = ("table", "csv", "json", "parquet")
 
 # A terminal is for looking: so many rows of a table are shown there.
 TERMINAL_ROWS = 60
+# A JSON answer of more bytes waits in a file until it is whole.
+_SPOOLED = 64 * 2**20
 
 
 # Options
@@ -225,8 +229,15 @@ def sql(query: str, form: Format | None, output: Path | None, snapshot: str | No
         raise UsageError("Parquet is not for a terminal; name a file with -o")
     with querying.run(lake, text) as result:
         if output is None:
-            limit = TERMINAL_ROWS if sys.stdout.isatty() else None
-            querying.write_result(result, form, sys.stdout.buffer, limit=limit, notes=sys.stderr)
+            if form == "json":  # whatever ends the query before all rows are there, half a document is none
+                with tempfile.SpooledTemporaryFile(_SPOOLED) as whole:
+                    querying.write_result(result, form, cast("BinaryIO", whole))
+                    whole.seek(0)
+                    _past_stopping()
+                    shutil.copyfileobj(whole, sys.stdout.buffer)
+            else:
+                limit = TERMINAL_ROWS if sys.stdout.isatty() else None
+                querying.write_result(result, form, sys.stdout.buffer, limit=limit, notes=sys.stderr)
             sys.stdout.buffer.flush()
             return
         try:
@@ -817,7 +828,35 @@ def _progress(settings: Settings, *, quiet: bool) -> Progress:
 
 
 def _print_json(document: object) -> None:
-    click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    """The one document of the command."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    _past_stopping()
+    click.echo(text)
+
+
+_told = threading.Event()
+
+
+def _past_stopping() -> None:
+    """The outcome stands and is being told: a signal comes too late to change it; a second one still ends it at once."""
+    signals: list[int] = []
+
+    def late(number: int, _: object) -> None:
+        if signals:
+            os._exit(128 + number)
+        signals.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, late)
+    _told.set()
+
+
+class _Terminated(BaseException):
+    """SIGTERM came where nothing is to be brought to an end."""
+
+
+def _terminated(_: int, __: object) -> NoReturn:
+    raise _Terminated
 
 
 class _TextLines(logging.Formatter):
@@ -867,6 +906,17 @@ def _command() -> str | None:
 def main() -> NoReturn:
     """Run a command; errors become one message on stderr, one document with --json, and the exit code of their type."""
     as_json = "--json" in sys.argv[1:]
+    try:
+        if as_json:  # a document is owed, whatever ends the command
+            signal.signal(signal.SIGTERM, _terminated)
+        _run(as_json=as_json)
+    except (click.Abort, KeyboardInterrupt):
+        _fail(Cancelled("interrupted"), 130, as_json=as_json)
+    except _Terminated:
+        _fail(Cancelled("terminated"), 143, as_json=as_json)
+
+
+def _run(*, as_json: bool) -> NoReturn:
     # Until the settings are known: what is wrong with them must be said in the same form.
     _start_log("json" if os.environ.get("ETL_LOG_FORMAT") == "json" else "text")
     try:
@@ -875,8 +925,8 @@ def main() -> NoReturn:
         _leave(int(end.code or 0))
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail(Cancelled("interrupted"), 130, as_json=as_json)
+    except click.Abort:
+        raise
     except click.ClickException as error:
         if not (as_json or _logs_json()):
             error.show()
@@ -888,6 +938,10 @@ def main() -> NoReturn:
         sys.exit(0)
     except EtlError as error:
         _fail(error, error.exit_code, as_json=as_json)
+    except OSError as error:
+        log.debug("where it happened:", exc_info=error)
+        told = EtlError(f"the system refuses: {error}; look at the disk, and at the limits and rights of this process")
+        _fail(told, EtlError.exit_code, as_json=as_json)
     except Exception as error:
         log.debug("where it happened:", exc_info=error)
         told = EtlError(
@@ -909,10 +963,10 @@ def _leave(exit_code: int) -> NoReturn:
 
 def _fail(error: EtlError, exit_code: int, *, as_json: bool) -> NoReturn:
     message = masked(str(error))
-    if as_json:
+    if as_json and not _told.is_set():
         _print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": exit_code})
     if _logs_json():
         log.error("%s", message, extra=_fields(_error_fields(error), {"exit_code": exit_code}))
     else:
         click.echo(f"etl: {message}", err=True)
-    sys.exit(exit_code)
+    _leave(exit_code)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from types import TracebackType
@@ -33,7 +34,7 @@ from .errors import (
 )
 from .extract.http import Http
 from .lake import snapshots, views
-from .lake.files import replace_file
+from .lake.files import looking_at, replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
 from .mend import Wrong
@@ -387,6 +388,7 @@ class Pipeline:
         self._record(outcome, store, outcome.exit_code)
 
     def _count(self, outcome: Outcome) -> None:
+        outcome.failed = _once(outcome.failed)
         outcome.elapsed_s = time.monotonic() - self._started
         outcome.requests = outcome.weight = outcome.bytes_downloaded = 0
         for stats in self._sources.stats():
@@ -449,10 +451,8 @@ class Pipeline:
             "failed": len(outcome.failed),
             "exit_code": exit_code,
         }
-        try:
+        with looking_at(path):
             before = path.read_bytes() if path.exists() else b""
-        except OSError as error:
-            raise LakeError(f"cannot read {path}: {error.strerror}") from error
         replace_file(store.root, path, before + json.dumps(record).encode() + b"\n")
         if not before:  # the view that was made without a record has no rows for ever
             with suppress(LakeError):  # which the outcome has already
@@ -476,7 +476,7 @@ class Pipeline:
             if selection.start is not None and selection.start >= now:
                 raise UsageError(f"--start {iso(selection.start)} lies in the future: the exchange's clock says {iso(now)}")
             end = now if selection.end is None else selection.end
-            asked += [(series, selection.start or 0, end) for series in self._expand(store, selection)]
+            asked += [(series, selection.start or 0, end) for series in self._expand(store, selection, outcome)]
         return asked
 
     def _asked_again(
@@ -599,7 +599,10 @@ class Pipeline:
             want = replace(want, ends=ends, span=TimeRange(min(want.span.start, ends), min(want.span.end, ends)))
         return want
 
-    def _expand(self, store: Store, selection: Selection) -> Iterable[Series]:
+    def _expand(self, store: Store, selection: Selection, outcome: Outcome) -> Iterable[Series]:
+        """The series that are meant; a symbol that cannot be a folder's name is an error where it was asked for by name, and
+        fails alone where it is one of all.
+        """
         rules = self._sources.exchange_info(selection.market).symbols
         for name in selection.datasets:
             dataset = registry.dataset(name)
@@ -614,8 +617,14 @@ class Pipeline:
             for symbol in self._symbols(selection, name, names, stored):
                 for interval in selection.intervals if dataset.has_interval else (None,):
                     series = Series(selection.market, name, symbol, interval and registry.interval(interval).name)
-                    store.folder(series)  # refuses a symbol that cannot be a folder's name before anything starts
-                    yield series
+                    try:
+                        store.folder(series)
+                    except UsageError as error:
+                        if symbol in selection.symbols:
+                            raise
+                        outcome.failed.append((series, error))
+                    else:
+                        yield series
 
     def _symbols(self, selection: Selection, dataset: str, names: dict[str, bool], stored: set[str]) -> list[str]:
         market = selection.market
@@ -777,27 +786,32 @@ class Pipeline:
                     outcome.stopped = outcome.stopped or refusal
 
     def _lives(self, outcome: Outcome, store: Store, market: str) -> dict[str, list[Life]]:
-        """First and last bars of the contracts of each symbol that was worked on, as far as its finest klines prove it."""
-        worked = {series.symbol for job in outcome.jobs for series in job.series if series.market == market}
-        told = Symbols(store.root, market).rows()  # a run that was killed may have left out what it would have told of some
-        asked = {series.symbol for series in self._before if series.market == market}
-        worked |= {symbol for symbol in asked if symbol not in told or told[symbol]["first_time"] is None}
+        """First and last bars of the contracts of each symbol that was asked for, as far as its finest klines prove it.
+
+        Also of those that had nothing to be done: a run that was killed may have left out what it would have told of them.
+        """
+        worked = {series for job in outcome.jobs for series in job.series}
+        asked = {series.symbol for series in (*worked, *self._before) if series.market == market}
         finest: dict[str, Series] = {}
         for series in store.series():
-            if (series.market, series.dataset) == (market, "klines") and series.symbol in worked:
+            if (series.market, series.dataset) == (market, "klines") and series.symbol in asked:
                 known = finest.setdefault(series.symbol, series)
                 if _step(series) < _step(known):
                     finest[series.symbol] = series
         beginning = registry.market(market).first_time
         lives: dict[str, list[Life]] = {}
         for symbol, series in sorted(finest.items()):
-            files, damaged = store.sound(series)
-            ends = min(self._ends(store, series), self._sources.now(market))
+            read = series in worked or series not in self._before
+            files, damaged = store.sound(series) if read else (self._before[series], [])
+            ends = min(self._ends(store, series, files), self._sources.now(market))
             lives[symbol] = [Life(None, None)] if damaged else _lives(series, files, beginning, ends)
         return lives
 
-    def _ends(self, store: Store, series: Series) -> int:
-        return min(self._contract(store, series).ends, self._over.get(series, MAX_TIME))
+    def _ends(self, store: Store, series: Series, files: Sequence[Stored]) -> int:
+        """When the series is over; what the lake knows of it holds as long as no bar contradicts it."""
+        contract = self._contract(store, series)
+        last = max((file.last for file in files if file.last is not None), default=0)
+        return min(contract.ends, contract.last if last < contract.last else MAX_TIME, self._over.get(series, MAX_TIME))
 
 
 def _results(wants: Sequence[Want], futures: Sequence[Future[Want] | None], outcome: Outcome) -> list[Want]:
@@ -815,6 +829,22 @@ def _results(wants: Sequence[Want], futures: Sequence[Future[Want] | None], outc
         for waiting in filter(None, futures):
             waiting.cancel()
     return made
+
+
+def _once(failed: Sequence[tuple[Series, EtlError]]) -> list[tuple[Series, EtlError]]:
+    """One entry a series: its first error, whose message ends with what the others say, if that is something else."""
+    errors: dict[Series, list[EtlError]] = {}
+    for series, error in failed:
+        known = errors.setdefault(series, [])
+        if str(error) not in (str(one) for one in known):
+            known.append(error)
+    told: list[tuple[Series, EtlError]] = []
+    for series, (first, *others) in errors.items():
+        error = copy(first)
+        if others:
+            error.args = (f"{first}; also: {others[0]}" + (f", and {len(others) - 1} more" if others[1:] else ""),)
+        told.append((series, error))
+    return told
 
 
 def _until(span: TimeRange, contract: Contract, sources: Sequence[Source]) -> TimeRange:
@@ -906,7 +936,8 @@ def existing(settings: Settings) -> Store:
 def rebuild(store: Store, wait: float = 0.0) -> None:
     """Write the catalog anew from the lake's files alone, as after the lake was moved."""
     with store.lock(wait):
-        (store.root / "catalog.sql").unlink(missing_ok=True)
+        with looking_at(store.root):
+            (store.root / "catalog.sql").unlink(missing_ok=True)
         views.write_catalog(store.root)
         snapshots.rebuild(store)
 

@@ -285,7 +285,7 @@ class Worker:
         for index, partition in enumerate(partitions):
             has_rows = any(len(normalize.within(partition.series, one.rows, partition.period)) for one in fresh)
             failed = intersection(lost, [partition.period])
-            if has_rows or failed or index == len(partitions) - 1 or self.store.path(partition).exists():
+            if has_rows or failed or index == len(partitions) - 1 or self.store.holds(partition):
                 yield partition, since
                 since = partition.period.end
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etl.errors import Cancelled, Refused, UsageError
+from etl.errors import BadAnswer, Cancelled, Refused, UsageError
 from etl.lake.query import connect
 from etl.lake.store import Store
 from etl.model import Series
@@ -33,6 +33,13 @@ def world():
 def exchange(world):
     with Simulator(world, clock=Clock(NOW, frozen=True)) as running:
         yield running
+
+
+class Hasty(Stop):
+    """Nobody stops, and nobody waits: what is asked again is asked again at once."""
+
+    def wait(self, timeout=None):
+        return self.is_set()
 
 
 def run(exchange, lake, *selections, command="backfill", stop=None, source="rest", **options):
@@ -194,7 +201,7 @@ def test_one_bad_series_fails_alone_and_is_completed_later(world, tmp_path):
     wanted = select("klines", "BTCUSDT ETHUSDT", "1h", "2026-02-01", "2026-02-20")
     bad = Faults([{"action": "wrong_width_row", "symbol": "ETHUSDT", "path": "klines", "width": 4}])
     with Simulator(world, clock=Clock(NOW, frozen=True), faults=bad) as exchange:
-        outcome = run(exchange, lake, wanted)
+        outcome = run(exchange, lake, wanted, stop=Hasty())
         assert (outcome.exit_code, outcome.rows_written) == (3, 19 * 24)
         assert [series.symbol for series, _ in outcome.failed] == ["ETHUSDT"]
         assert {gap.series.symbol: gap.verdict for gap in outcome.gaps} == {"ETHUSDT": "lost"}
@@ -204,6 +211,17 @@ def test_one_bad_series_fails_alone_and_is_completed_later(world, tmp_path):
         for symbol in ("BTCUSDT", "ETHUSDT"):
             series = Series("um", "klines", symbol, "1h")
             assert stored(lake, series) == truth(exchange, series, parse_time("2026-02-01"), parse_time("2026-02-20"))
+
+
+def test_a_series_that_fails_in_many_ways_is_named_once(world, tmp_path):
+    bad = Faults([{"action": "wrong_width_row", "symbol": "ETHUSDT", "path": "klines", "width": 4}])
+    with Simulator(world, clock=Clock(NOW, frozen=True), faults=bad) as exchange:
+        outcome = run(exchange, tmp_path / "lake", select("klines", "ETHUSDT", "1h", "2024-12-01", "2026-02-20"), stop=Hasty())
+        ((series, error),) = outcome.failed
+        assert (series.symbol, outcome.exit_code, type(error)) == ("ETHUSDT", 3, BadAnswer)
+        assert "; also: " in str(error)
+        with connect(tmp_path / "lake") as connection:
+            assert connection.sql("SELECT failed FROM runs").fetchall() == [(1,)]
 
 
 def test_two_rows_for_one_bar_are_an_error_that_names_both(world, tmp_path):
@@ -395,10 +413,18 @@ def test_a_life_is_what_the_finest_bars_prove(exchange, tmp_path):
         row = next(row for row in pipeline.symbols("um") if row["symbol"] == "LRCUSDT")
         assert "LRCUSDT" in {one["symbol"] for one in pipeline.symbols("um", parse_time("2026-01-01"))}
     assert (row["first_time"], row["last_time"]) == ("2020-10-12T00:00:00Z", None)
+    told = lake / "symbols" / "market=um" / "symbols.parquet"
+    early = told.read_bytes()
     run(exchange, lake, select("klines", "LRCUSDT", "1d"))
     with Pipeline(settings(exchange, lake)) as pipeline:
         row = next(row for row in pipeline.symbols("um") if row["symbol"] == "LRCUSDT")
     assert (row["first_time"], row["last_time"]) == ("2020-10-12T00:00:00Z", "2026-08-03T00:00:00Z")
+    run(exchange, lake, select("klines", "LRCUSDT", "1d"))  # which has nothing to do
+    assert told.read_bytes() != early
+    whole = told.read_bytes()
+    told.write_bytes(early)  # as a kill after the last partition leaves it
+    run(exchange, lake, select("klines", "LRCUSDT", "1d"))
+    assert told.read_bytes() == whole
 
 
 def test_all_pairs_are_those_of_which_a_contract_trades(exchange, tmp_path):

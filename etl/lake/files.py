@@ -5,11 +5,43 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import LakeError
 
 _counter = itertools.count()
+
+
+@contextmanager
+def looking_at(path: Path) -> Iterator[None]:
+    """What the system refuses to tell of `path` is a LakeError."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path
+        raise LakeError(
+            f"{place} cannot be read: {error.strerror or error}; look at the disk, and at who may read there"
+        ) from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder."""
+    with looking_at(path):
+        return path.exists()
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in the folder, sorted; nothing where there is none.
+
+    Other than `glob`, which takes a folder that may not be listed for an empty one.
+    """
+    with looking_at(folder):
+        try:
+            return sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 def temporary(lake: Path) -> Path:
@@ -31,7 +63,8 @@ def replace_file(lake: Path, target: Path, content: bytes | memoryview) -> None:
         publish(beside, target)
     except OSError as error:
         if beside is not None:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # else the next writer removes it
+                beside.unlink(missing_ok=True)
         raise LakeError(f"cannot write {target}: {error.strerror or error}; the old file, if any, is untouched") from error
 
 

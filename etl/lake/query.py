@@ -138,7 +138,7 @@ def load(  # noqa: PLR0917 - what names a series and its range reads well in thi
         raise UsageError(f"{dataset} {'needs an interval, for example 1m' if kind.has_interval else 'has no interval'}")
     _check_output(output)
     series = Series(registry.market(market).name, dataset, symbol, registry.interval(interval).name if interval else None)
-    files = sorted(Store(lake, "").folder(series).glob("*.parquet"))
+    files = Store(lake, "").paths(series)
     if not files:
         raise _no_series(lake, series)
     names = [f"?::VARCHAR AS {name}" if name in series.as_dict() else name for name in VIEWS[dataset]]

@@ -24,7 +24,7 @@ from .. import registry
 from ..errors import Cancelled, LakeError, UsageError
 from ..model import Partition, Series
 from ..ranges import ALWAYS, from_datetime, iso, parse_time
-from .files import publish_folder, remove_folder, temporary
+from .files import entries, looking_at, publish_folder, remove_folder, temporary
 from .store import MANIFEST, Store, Stored
 from .views import write_catalog
 
@@ -110,7 +110,7 @@ class Difference:
 
 def names(lake: Path) -> list[str]:
     """The snapshots of the lake, sorted."""
-    return sorted(path.name for path in (lake / "snapshots").glob("*") if _NAME.fullmatch(path.name) and path.is_dir())
+    return [path.name for path in entries(lake / "snapshots") if _NAME.fullmatch(path.name) and path.is_dir()]
 
 
 def folder(lake: Path, name: str) -> Path:
@@ -139,8 +139,9 @@ def live(store: Store) -> Snapshot:
     """The lake as it is, without digests; Damaged for a partition that cannot be read."""
     stored = [file for series in store.series() for file in store.files(series)]
     files = [File(_place(store.root, file.path), file.size, file.rows) for file in stored]
-    records = [path for pattern in _RECORDS for path in sorted(store.root.glob(pattern))]
-    files += [File(_place(store.root, path), path.stat().st_size, None) for path in records]
+    with looking_at(store.root):
+        records = [path for pattern in _RECORDS for path in sorted(store.root.glob(pattern))]
+        files += [File(_place(store.root, path), path.stat().st_size, None) for path in records]
     as_of = max((answer.span.end for file in stored for answer in file.coverage), default=None)
     return Snapshot(LIVE, store.root, as_of, {file.path: file for file in sorted(files, key=lambda file: file.path)})
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -26,7 +26,7 @@ from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
 from ..model import SOURCES, Coverage, Partition, Series
 from ..ranges import HOUR, TimeRange, from_datetime, months, years
 from ..schema import arrow_schema, empty
-from .files import quarantined, remove_left_over, replace_file, set_aside
+from .files import entries, is_there, looking_at, quarantined, remove_left_over, replace_file, set_aside
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -71,7 +71,7 @@ class Store:
             about = json.loads(path.read_text())
             version, owner, stands = about["format"], about["network"], about["partition"]
         except FileNotFoundError:
-            if any((root / dataset).exists() for dataset in registry.DATASETS):
+            if any(is_there(root / dataset) for dataset in registry.DATASETS):
                 raise LakeError(f"{root} holds data but no lake.json, which says what the lake is: restore it") from None
             return cls(root, layout)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -80,14 +80,14 @@ class Store:
             raise LakeError(f"{path} says format {version}, this version knows format {FORMAT}: use a newer version")
         if owner != network:
             raise UsageError(f"the lake at {root} holds data of {owner}, not of {network}: use another --lake for {network}")
-        if stands not in {"year", "month"}:
+        if stands not in ("year", "month"):  # a list may stand there, which no set can be asked for
             raise LakeError(f"{path} says partition {stands!r}, which is neither year nor month: restore it before going on")
         return cls(root, stands)
 
     @property
     def exists(self) -> bool:
         """Whether there is a lake."""
-        return (self.root / "lake.json").exists()
+        return is_there(self.root / "lake.json")
 
     def create(self, network: str) -> None:
         """Make the lake, for that network, if it is not there yet."""
@@ -130,8 +130,10 @@ class Store:
         """Every series that has a folder in the lake, sorted."""
         by_path_name = {interval.path_name: name for name, interval in registry.INTERVALS.items()}
         for dataset in registry.DATASETS.values():
-            levels = "market=*/interval=*/symbol=*" if dataset.has_interval else "market=*/symbol=*"
-            for folder in sorted((self.root / dataset.name).glob(levels)):
+            folders = [self.root / dataset.name]
+            for key in ("market", "interval", "symbol") if dataset.has_interval else ("market", "symbol"):
+                folders = [inner for outer in folders for inner in entries(outer) if inner.name.startswith(f"{key}=")]
+            for folder in folders:
                 values = dict(part.split("=", 1) for part in folder.relative_to(self.root / dataset.name).parts)
                 interval = by_path_name.get(values.get("interval", ""))
                 if dataset.has_interval and interval is None:
@@ -155,8 +157,11 @@ class Store:
 
     def paths(self, series: Series) -> list[Path]:
         """The files of the series, by time."""
-        folder = self.folder(series)
-        return sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+        return [path for path in entries(self.folder(series)) if path.suffix == ".parquet"]
+
+    def holds(self, partition: Partition) -> bool:
+        """Whether the partition has a file."""
+        return is_there(self.path(partition))
 
     def read(self, series: Series, path: Path) -> Stored:
         """What the file says of itself, from its footer; Damaged if it is none of this series."""
@@ -209,13 +214,13 @@ class Store:
     def stored(self, partition: Partition) -> Stored | None:
         """What the partition's file says of itself, None where there is no file."""
         path = self.path(partition)
-        return self.read(partition.series, path) if path.exists() else None
+        return self.read(partition.series, path) if self.holds(partition) else None
 
     def rows(self, partition: Partition) -> pa.Table:
         """The stored rows of a partition, empty where there is no file; Damaged where they cannot be read."""
         schema = arrow_schema(partition.series.dataset)
         path = self.path(partition)
-        if not path.exists():
+        if not self.holds(partition):
             return empty(partition.series.dataset)
         with _reading(path):
             return pq.ParquetFile(path, page_checksum_verification=True).read(columns=schema.names).cast(schema)
@@ -265,7 +270,7 @@ class Store:
 
     def _refuse_second_spelling(self, folder: Path) -> None:
         """Whether the folder itself exists says nothing: to a case-blind file system every spelling does."""
-        names = {path.name for path in folder.parent.iterdir()} if folder.parent.is_dir() else set()
+        names = {path.name for path in entries(folder.parent)}
         for other in names if folder.name not in names else ():
             if other.casefold() == folder.name.casefold():
                 raise LakeError(f"{folder.name} is not stored: a case-blind file system would mix it with {other}")
@@ -278,17 +283,18 @@ class Store:
         lock with the process, so a dead writer never blocks. Left-over temporary files of dead writers go. UsageError for a
         snapshot, which nobody writes.
         """
-        if (self.root / MANIFEST).exists():
+        if is_there(self.root / MANIFEST):
             raise UsageError(f"{self.root} is a snapshot, which is never changed; name the lake that it was taken of")
         with _writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("a+")
-        with file:
+        with _closing(file, self.root):
             deadline = time.monotonic() + wait
             while not _locked(file.fileno()):
                 if time.monotonic() >= deadline:
-                    file.seek(0)
-                    owner = file.read().strip() or "another process"
+                    with looking_at(self.root / ".lock"):
+                        file.seek(0)
+                        owner = file.read().strip() or "another process"
                     raise LakeLocked(f"{owner} is writing to the lake {self.root}; wait for it with --wait[=SECONDS]")
                 if sleep(0.2):
                     raise Cancelled(f"stopped while another process was writing to the lake {self.root}; nothing was done")
@@ -375,11 +381,20 @@ def _milliseconds(value: object) -> int:
 
 
 @contextlib.contextmanager
+def _closing(file: TextIO, root: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with _writing(root):
+            file.close()
+
+
+@contextlib.contextmanager
 def _writing(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LakeError(f"cannot write to the lake {root}: {error}") from error
+        raise LakeError(f"cannot write to the lake {root}: {error}; look at the disk, and at who may write there") from error
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from ..errors import LakeError
 from ..model import SymbolRules
 from ..ranges import MAX_TIME, MINUTE, iso
 from ..schema import array
-from .files import replace_file
+from .files import is_there, replace_file
 
 _TEXT = ("symbol", "base_asset", "quote_asset", "contract_type", "status")
 _TIMES = ("onboard_time", "delivery_time")
@@ -48,7 +48,7 @@ class Symbols:
 
     def contracts(self) -> dict[str, list[Row]]:
         """What is stored, by symbol; nothing where nothing is."""
-        if not self._path.exists():
+        if not is_there(self._path):
             return {}
         try:
             table = pq.ParquetFile(self._path).read()

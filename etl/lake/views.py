@@ -13,7 +13,7 @@ from .. import registry
 from ..errors import LakeError, UsageError
 from ..model import Column, Dataset
 from ..ranges import DAY, MAX_TIME
-from .files import replace_file
+from .files import looking_at, replace_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -87,14 +87,16 @@ _LEDGER_OF = {
 def catalog_sql(lake: Path, home: Path | None = None) -> str:
     """The SQL that makes every view and macro of the lake as it is now; a dataset without a file gets a view without rows.
 
-    `home` is where the lake is going to lie, if not where it is. UsageError for a path that DuckDB would misread.
+    `home` is where the lake is going to lie, if not where it is. UsageError for a path that DuckDB would misread, LakeError for
+    a folder that cannot be read.
     """
     root = lake.resolve()
     home = home.resolve() if home else root
     _check_path(home)
-    sql = _Sql(root, home)
-    views = [f"CREATE OR REPLACE VIEW {view} AS\n{sql.select(view)};\n" for view in VIEWS]
-    return "\n".join([sql.fill("-- Views and macros of the lake at $here.\n"), *views, *map(sql.macro, MACROS)])
+    with looking_at(root):
+        sql = _Sql(root, home)
+        views = [f"CREATE OR REPLACE VIEW {view} AS\n{sql.select(view)};\n" for view in VIEWS]
+        return "\n".join([sql.fill("-- Views and macros of the lake at $here.\n"), *views, *map(sql.macro, MACROS)])
 
 
 def write_catalog(lake: Path, home: Path | None = None) -> bool:
@@ -103,10 +105,11 @@ def write_catalog(lake: Path, home: Path | None = None) -> bool:
     `home` is where the lake is going to lie, if not where it is. LakeError if a file of the lake cannot be read or the catalog
     cannot be written.
     """
-    text = catalog_sql(lake, home)
     kept, catalog = lake / "catalog.sql", lake / "catalog.duckdb"
-    if catalog.exists() and kept.exists() and kept.read_bytes() == text.encode():
-        return False
+    text = catalog_sql(lake, home)
+    with looking_at(kept):
+        if catalog.exists() and kept.exists() and kept.read_bytes() == text.encode():
+            return False
     replace_file(lake, catalog, _database(text, lake.resolve()))
     replace_file(lake, kept, text.encode())
     return True
@@ -141,15 +144,20 @@ def _database(text: str, root: Path) -> bytes:
     import duckdb  # noqa: PLC0415 - as above
 
     # Not built inside the lake: DuckDB puts the log of a file whose path has a `?` into another folder.
-    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
-        path = Path(folder, "catalog.duckdb")
-        connection.execute(f"ATTACH {quoted(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
-        connection.execute("USE catalog")
-        connection.execute(f"SET VARIABLE lake = {quoted(pattern(root))}")  # it is not kept in the file
-        create_views(connection, text)
-        connection.execute("USE memory")
-        connection.execute("DETACH catalog")
-        return path.read_bytes()
+    try:
+        with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
+            path = Path(folder, "catalog.duckdb")
+            connection.execute(f"ATTACH {quoted(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
+            connection.execute("USE catalog")
+            connection.execute(f"SET VARIABLE lake = {quoted(pattern(root))}")  # it is not kept in the file
+            create_views(connection, text)
+            connection.execute("USE memory")
+            connection.execute("DETACH catalog")
+            return path.read_bytes()
+    except (OSError, duckdb.Error) as error:
+        raise LakeError(
+            f"the catalog of {root} cannot be made in the folder for temporary files: {error}; TMPDIR names another"
+        ) from error
 
 
 def _check_path(root: Path) -> None:

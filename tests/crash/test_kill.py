@@ -154,14 +154,11 @@ def disturbed(shell, exchange, lake, smooth, chance, number, times):
         before = answered(lake)
         finished = shell.run("etl", *command, "--lake", str(lake), "--json")
         assert asked_again(exchange, before, now - LOOKBACK) == []
-        # What the archive alone told of symbols may be lost until REST has told more of them: test_points.py has the case.
-        assert torn(lake, [digest]) == [], finished.stderr
-        assert digests(lake).keys() == digest.keys()
+        assert digests(lake) == digest, finished.stderr
         assert list((lake / ".tmp").glob("*")) == []
         assert unreadable(lake) == []
         verified = json.loads(shell.run("etl", "verify", "--lake", str(lake), "--json").stdout)
         assert [one for one in verified["findings"] if one["severity"] != "info"] == []
-    assert digests(lake) == smooth[-1][0]
     return codes
 
 
@@ -197,11 +194,13 @@ def test_a_signal_at_any_moment_ends_the_run_with_its_code(shell, exchange, tmp_
     assert code in codes
 
 
-@pytest.mark.xfail(reason="who is interrupted while printing the outcome prints a second document")
-def test_an_interrupted_outcome_is_one_document(strace, shell, tmp_path):
-    command = ["etl", *PHASES[0][1], "--lake", str(tmp_path / "lake"), "--json"]
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("command", [PHASES[1][1], ["status"]], ids=["backfill", "status"])
+def test_an_interrupted_outcome_is_one_document(strace, shell, tmp_path, command, number):
+    shell.run("etl", *PHASES[1][1], "--lake", str(tmp_path / "lake"))
+    command = ["etl", *command, "--lake", str(tmp_path / "lake"), "--json"]
     # The first write to it is an empty one.
-    watched = strace.watch(shell, command, ["-e", "trace=write", "-e", "inject=write:signal=SIGINT:when=2"], ["{out}"])
-    assert "SIGINT" in watched.trace
+    watched = strace.watch(shell, command, ["-e", "trace=write", "-e", f"inject=write:signal={number}:when=2"], ["{out}"])
+    assert number in watched.trace
     document = json.loads(watched.child.stdout)
-    assert document["exit_code"] == watched.code
+    assert document.get("exit_code", 0) == watched.code
