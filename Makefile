@@ -22,8 +22,8 @@ demo: install ## backfill, update and query against the embedded exchange
 test: install ## run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-soak: install ## long batteries: 500 kills, every system call on the lake disturbed; about an hour
-	ETL_SOAK=1 $(BIN)/python -m pytest tests/crash -n 2 --dist worksteal
+soak: install ## long batteries: 500 kills, every system call on the lake disturbed, every fault alone; about an hour
+	ETL_SOAK=1 $(BIN)/python -m pytest tests/crash tests/faults -n 2 --dist worksteal
 
 check: lint types contracts test ## everything that must be green before a commit
 

@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
@@ -28,6 +29,23 @@ SM49BAMCA0gAMEUCIQCXbsShoSYAysY/br77Ud1V6ThOjU/bXF1N0NNl+/fVbgIg
 NLgtHOQMVGjmJL4EtXofFfkHPVEskF41+/k21rnx3rg=
 -----END CERTIFICATE-----
 """
+# The same key, on the first of January 2020 only.
+EXPIRED = (
+    CERTIFICATE.partition("-----BEGIN CERTIFICATE")[0]
+    + """\
+-----BEGIN CERTIFICATE-----
+MIIBjjCCATSgAwIBAgIUfyhTqHCzqrS2s43sbmkm7pwVinkwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJMTI3LjAuMC4xMB4XDTIwMDEwMTAwMDAwMFoXDTIwMDEwMjAw
+MDAwMFowFDESMBAGA1UEAwwJMTI3LjAuMC4xMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEDDTm+Vq4F4fMjPZ5D71/PJrGGXFc+bkAaXww6g+//fHx8UMxR0z5EKzG
++S4FB23EcL9mMSguzgDHPFh7D3whTqNkMGIwHQYDVR0OBBYEFDfBcUjJBAupC+Hc
+xi16FiXDNVjWMB8GA1UdIwQYMBaAFDfBcUjJBAupC+Hcxi16FiXDNVjWMA8GA1Ud
+EwEB/wQFMAMBAf8wDwYDVR0RBAgwBocEfwAAATAKBggqhkjOPQQDAgNIADBFAiEA
+0wzQfA+bNHIoKmTkzliGR6gOsay3KOqAeIDSZ596D58CIFZLGGcjZx4qiftkFE8a
+YFsEMa98AOCJii7VZ51IsheJ
+-----END CERTIFICATE-----
+"""
+)
 
 
 @dataclass(frozen=True)
@@ -186,12 +204,14 @@ class Kit:
         self._closing = threading.Event()
         self.certificate = folder / "certificate.pem"
         self.certificate.write_text(CERTIFICATE)
+        self.expired = folder / "expired.pem"
+        self.expired.write_text(EXPIRED)
 
-    def serve(self, *script: Script, server_time: int | None = 1_700_000_000_000, tls: bool = False) -> Loopback:
+    def serve(self, *script: Script, server_time: int | None = 1_700_000_000_000, tls: bool | Path = False) -> Loopback:
         context = None
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.certificate)
+            context.load_cert_chain(self.certificate if tls is True else tls)
         server = Loopback(*script, server_time=server_time, tls=context)
         self._servers.append(server)
         return server

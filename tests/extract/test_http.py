@@ -231,6 +231,14 @@ def test_the_wrong_host_name_is_refused(kit, monkeypatch, http):
         trusting.get(server.url.replace("127.0.0.1", "localhost"))
 
 
+def test_an_expired_certificate_is_refused_although_it_is_trusted(kit, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(kit.expired))
+    server = kit.serve(kit.answer(), tls=kit.expired)
+    with Http() as trusting, pytest.raises(EtlError, match="certificate has expired"):
+        trusting.get(server.url)
+    assert not server.requests
+
+
 def subclasses(kind: type) -> list[type]:
     return [kind] + [leaf for child in kind.__subclasses__() for leaf in subclasses(child)]
 
