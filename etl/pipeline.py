@@ -799,19 +799,22 @@ class Pipeline:
                 if _step(series) < _step(known):
                     finest[series.symbol] = series
         beginning = registry.market(market).first_time
+        told = Symbols(store.root, market).rows()
         lives: dict[str, list[Life]] = {}
         for symbol, series in sorted(finest.items()):
             read = series in worked or series not in self._before
             files, damaged = store.sound(series) if read else (self._before[series], [])
-            ends = min(self._ends(store, series, files), self._sources.now(market))
+            ends = min(self._ends(store, series), self._sources.now(market))
             lives[symbol] = [Life(None, None)] if damaged else _lives(series, files, beginning, ends)
+            last = max((file.last for file in files if file.last is not None), default=None)
+            if (
+                last is not None and symbol in told and told[symbol]["last_time"] == last
+            ):  # so it stays, although nobody was asked
+                lives[symbol][-1] = Life(lives[symbol][-1].first, last)
         return lives
 
-    def _ends(self, store: Store, series: Series, files: Sequence[Stored]) -> int:
-        """When the series is over; what the lake knows of it holds as long as no bar contradicts it."""
-        contract = self._contract(store, series)
-        last = max((file.last for file in files if file.last is not None), default=0)
-        return min(contract.ends, contract.last if last < contract.last else MAX_TIME, self._over.get(series, MAX_TIME))
+    def _ends(self, store: Store, series: Series) -> int:
+        return min(self._contract(store, series).ends, self._over.get(series, MAX_TIME))
 
 
 def _results(wants: Sequence[Want], futures: Sequence[Future[Want] | None], outcome: Outcome) -> list[Want]:

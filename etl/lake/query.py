@@ -29,6 +29,7 @@ from ..errors import EtlError, LakeError, UsageError
 from ..model import Series
 from ..ranges import from_datetime, parse_time, to_datetime
 from ..text import padded, width
+from .beside import again, of_one_version
 from .store import Store
 from .views import MACROS, VIEWS, catalog_sql, create_views, pattern, quoted
 
@@ -138,8 +139,8 @@ def load(  # noqa: PLR0917 - what names a series and its range reads well in thi
         raise UsageError(f"{dataset} {'needs an interval, for example 1m' if kind.has_interval else 'has no interval'}")
     _check_output(output)
     series = Series(registry.market(market).name, dataset, symbol, registry.interval(interval).name if interval else None)
-    files = Store(lake, "").paths(series)
-    if not files:
+    store = Store(lake, "")
+    if not store.paths(series):
         raise _no_series(lake, series)
     names = [f"?::VARCHAR AS {name}" if name in series.as_dict() else name for name in VIEWS[dataset]]
     known = [value for name, value in series.as_dict().items() if name in VIEWS[dataset]]
@@ -149,17 +150,25 @@ def load(  # noqa: PLR0917 - what names a series and its range reads well in thi
         f"SELECT {', '.join(names)} FROM read_parquet(?, hive_partitioning = false)"  # noqa: S608 - our own names; values are bound
         f" WHERE {where} ORDER BY {', '.join(kind.key)}"
     )
-    values = [*known, [pattern(path) for path in files], *(moment for _, moment in bounds)]
-    with duckdb.connect() as connection, _translated(lake):
-        return _frame(connection.sql(query, params=values).to_arrow_table(), output)
+
+    def ask(files: Sequence[Path]) -> pa.Table:
+        values = [*known, [pattern(path) for path in files], *(moment for _, moment in bounds)]
+        with duckdb.connect() as connection, _translated(lake):
+            return connection.sql(query, params=values).to_arrow_table()
+
+    return _frame(of_one_version(lambda: store.paths(series), ask), output)
 
 
 def universe(lake: Path, at: Time, *, market: str = "um", output: Output = "pandas") -> pd.DataFrame | pa.Table | pl.DataFrame:
     """The contracts of the market that lived at that time, as rows of the view `symbols`, by symbol; times tz-aware UTC."""
     _check_output(output)
     question = "FROM universe(?, market := ?) ORDER BY symbol, first_time"
-    with connect(lake) as connection, _translated(lake):
-        return _frame(connection.sql(question, params=[_moment(at), registry.market(market).name]).to_arrow_table(), output)
+
+    def ask() -> pa.Table:
+        with connect(lake) as connection, _translated(lake):
+            return connection.sql(question, params=[_moment(at), registry.market(market).name]).to_arrow_table()
+
+    return _frame(again(lake, ask), output)
 
 
 def _check_output(output: str) -> None:
@@ -185,6 +194,10 @@ def run(lake: Path, sql: str, parameters: Parameters | None = None) -> Result:
 
     UsageError for any other statement, for a mistake in the SQL and for a series that is not stored.
     """
+    return again(lake, lambda: _run(lake, sql, parameters))
+
+
+def _run(lake: Path, sql: str, parameters: Parameters | None) -> Result:
     connection = connect(lake)
     root = lake.resolve()
     tables: set[str] = set()
