@@ -851,12 +851,13 @@ def _past_stopping() -> None:
     _told.set()
 
 
-class _Terminated(BaseException):
-    """SIGTERM came where nothing is to be brought to an end."""
+_signals: list[int] = []
 
 
-def _terminated(_: int, __: object) -> NoReturn:
-    raise _Terminated
+def _signalled(number: int, _: object) -> NoReturn:
+    """End a command in which nothing is to be brought to an end; whatever error comes of it, this is why."""
+    _signals.append(number)
+    raise KeyboardInterrupt
 
 
 class _TextLines(logging.Formatter):
@@ -908,12 +909,11 @@ def main() -> NoReturn:
     as_json = "--json" in sys.argv[1:]
     try:
         if as_json:  # a document is owed, whatever ends the command
-            signal.signal(signal.SIGTERM, _terminated)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, _signalled)
         _run(as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
         _fail(Cancelled("interrupted"), 130, as_json=as_json)
-    except _Terminated:
-        _fail(Cancelled("terminated"), 143, as_json=as_json)
 
 
 def _run(*, as_json: bool) -> NoReturn:
@@ -962,6 +962,8 @@ def _leave(exit_code: int) -> NoReturn:
 
 
 def _fail(error: EtlError, exit_code: int, *, as_json: bool) -> NoReturn:
+    if _signals and not _told.is_set():
+        error, exit_code = Cancelled("interrupted" if _signals[0] == signal.SIGINT else "terminated"), 128 + _signals[0]
     message = masked(str(error))
     if as_json and not _told.is_set():
         _print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": exit_code})
