@@ -1,9 +1,11 @@
 """Disks that are full or read-only, and things in the lake that are no partition: said clearly, nothing lost, others done."""
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 
 import pytest
 
@@ -52,14 +54,27 @@ def mounted(tmp_path):
         subprocess.run(["umount", str(place)], check=True)
 
 
+def fill_bytes(filler):
+    (filler / "large").write_bytes(bytes(shutil.disk_usage(filler).free - 20_000))
+
+
+def fill_names(filler):
+    """As a disk of many small files, which has bytes but no inodes left."""
+    with suppress(OSError):
+        for number in itertools.count():
+            (filler / str(number)).touch()
+
+
 @root_only
-def test_a_full_disk(shell, lake, mounted, smooth):
+@pytest.mark.parametrize("fill", [fill_bytes, fill_names])
+def test_a_full_disk(shell, lake, mounted, smooth, fill):
     lake.mkdir()
-    mounted(lake, "-t", "tmpfs", "-o", "size=4m", "tmpfs")
+    mounted(lake, "-t", "tmpfs", "-o", "size=4m,nr_inodes=200", "tmpfs")
     shell.run("etl", *PAIR, "--end", "2025-06-01", "--lake", str(lake))
     before = digests(lake)
     filler = lake / "filler"
-    filler.write_bytes(bytes(shutil.disk_usage(lake).free - 20_000))
+    filler.mkdir()
+    fill(filler)
     failed = shell.run("etl", *PAIR, "--lake", str(lake), "--json", check=None)
     assert failed.code in {1, 3}
     assert "No space left on device" in failed.stderr
@@ -71,7 +86,7 @@ def test_a_full_disk(shell, lake, mounted, smooth):
     }
     assert set(before) <= set(after)
     assert list((lake / ".tmp").glob("*")) == []
-    filler.unlink()
+    shutil.rmtree(filler)
     shell.run("etl", *PAIR, "--lake", str(lake))
     assert digests(lake) == whole
 
