@@ -1,4 +1,4 @@
-"""Readers beside a writer: a query that met the replacement of a file is asked again.
+"""Readers beside a writer: files are held in one version, or a query that met the replacement of one is asked again.
 
 DuckDB 2.0 opens a file by its path several times: to plan, and to read in each thread. Over one that is replaced in between, a
 matter of milliseconds, it lays the old footer, and the query fails ("don't know what type"): one in forty did beside 20
@@ -8,12 +8,14 @@ replacements a second of the one file that was read. Where the columns of both v
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from .. import registry
-from ..errors import EtlError, LakeError
+from ..errors import EtlError
+from .files import looking_at
 
 _T = TypeVar("_T")
 
@@ -22,20 +24,15 @@ _TIMES = 8
 _TICK = 0.05
 
 
-def of_one_version(files: Callable[[], Sequence[Path]], ask: Callable[[Sequence[Path]], _T]) -> _T:
-    """What `ask` gives for the files while none of them was replaced; its error, if none was."""
-    for _ in range(_TIMES):
-        paths = files()
-        before = _versions(paths)
-        try:
-            answer = ask(paths)
-        except EtlError:
-            if _versions(paths) == before:
-                raise
-        else:
-            if _versions(paths) == before:
-                return answer
-    raise LakeError(f"{paths[0].parent} is written to all the time; read it again later")
+@contextmanager
+def held(paths: Sequence[Path]) -> Iterator[dict[str, Path]]:
+    """Names by which DuckDB opens the present versions of the files, whatever is renamed over them, with the paths meant."""
+    with ExitStack() as files:
+        names: dict[str, Path] = {}
+        for path in paths:
+            with looking_at(path):
+                names[f"/proc/self/fd/{files.enter_context(path.open('rb')).fileno()}"] = path
+        yield names
 
 
 def again(lake: Path, ask: Callable[[], _T]) -> _T:
@@ -50,22 +47,10 @@ def again(lake: Path, ask: Callable[[], _T]) -> _T:
     return ask()
 
 
-def _versions(paths: Sequence[Path]) -> list[tuple[int, int] | None]:
-    found: list[tuple[int, int] | None] = []
-    for path in paths:
-        try:
-            stat = path.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((stat.st_ino, stat.st_mtime_ns))
-    return found
-
-
 def _replaced(lake: Path, since: float) -> bool:
-    """Whether a file of the lake has its name since then (s)."""
-    folders = (*registry.DATASETS, "symbols", "runs")
+    """Whether a file of the lake got its name since then (s), which its folder remembers."""
+    levels = [f"{name}/market=*/{'interval=*/' * kind.has_interval}symbol=*" for name, kind in registry.DATASETS.items()]
     try:
-        return any(path.stat().st_ctime >= since for folder in folders for path in (lake / folder).rglob("*.*"))
-    except OSError:  # a file went away while it was looked at
+        return any(folder.stat().st_mtime >= since for level in (*levels, "symbols/*", "runs") for folder in lake.glob(level))
+    except OSError:  # a folder went away while it was looked at
         return True

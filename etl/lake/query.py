@@ -29,7 +29,7 @@ from ..errors import EtlError, LakeError, UsageError
 from ..model import Series
 from ..ranges import from_datetime, parse_time, to_datetime
 from ..text import padded, width
-from .beside import again, of_one_version
+from .beside import again, held
 from .store import Store
 from .views import MACROS, VIEWS, catalog_sql, create_views, pattern, quoted
 
@@ -139,8 +139,8 @@ def load(  # noqa: PLR0917 - what names a series and its range reads well in thi
         raise UsageError(f"{dataset} {'needs an interval, for example 1m' if kind.has_interval else 'has no interval'}")
     _check_output(output)
     series = Series(registry.market(market).name, dataset, symbol, registry.interval(interval).name if interval else None)
-    store = Store(lake, "")
-    if not store.paths(series):
+    files = Store(lake, "").paths(series)
+    if not files:
         raise _no_series(lake, series)
     names = [f"?::VARCHAR AS {name}" if name in series.as_dict() else name for name in VIEWS[dataset]]
     known = [value for name, value in series.as_dict().items() if name in VIEWS[dataset]]
@@ -150,13 +150,14 @@ def load(  # noqa: PLR0917 - what names a series and its range reads well in thi
         f"SELECT {', '.join(names)} FROM read_parquet(?, hive_partitioning = false)"  # noqa: S608 - our own names; values are bound
         f" WHERE {where} ORDER BY {', '.join(kind.key)}"
     )
-
-    def ask(files: Sequence[Path]) -> pa.Table:
-        values = [*known, [pattern(path) for path in files], *(moment for _, moment in bounds)]
-        with duckdb.connect() as connection, _translated(lake):
-            return connection.sql(query, params=values).to_arrow_table()
-
-    return _frame(of_one_version(lambda: store.paths(series), ask), output)
+    with held(files) as opened, duckdb.connect() as connection:
+        values = [*known, [*opened], *(moment for _, moment in bounds)]
+        try:
+            rows = connection.sql(query, params=values).to_arrow_table()
+        except (duckdb.Error, pa.ArrowException) as error:
+            text = re.sub(r"/proc/self/fd/\d+", lambda name: str(opened.get(name[0], name[0])), str(error).strip())
+            raise _error(lake, text, ()) from error
+    return _frame(rows, output)
 
 
 def universe(lake: Path, at: Time, *, market: str = "um", output: Output = "pandas") -> pd.DataFrame | pa.Table | pl.DataFrame:

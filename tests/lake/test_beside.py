@@ -55,7 +55,7 @@ def busy(tmp_path):
 
 def test_a_query_sees_one_version_whole(busy):
     seen = set()
-    for _ in range(30):
+    for _ in range(15):
         closes = query.load(busy, "klines", "BTCUSDT", "1h", output="arrow")["close"].to_pylist()
         assert {close // 100 * 100 for close in closes} == {len(closes)}
         with query.run(
