@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -73,9 +73,9 @@ MOST_IN_PNG = 360
 MOST_IN_SVG = 190
 
 
-def require() -> None:
+def require(find: Callable[[str], object] = find_spec) -> None:
     """UsageError where matplotlib is not installed."""
-    if find_spec(PACKAGE) is None:
+    if find(PACKAGE) is None:
         raise UsageError(f"charts need {PACKAGE}, which is not installed; {INSTALL} brings it")
 
 
@@ -84,12 +84,12 @@ def png(chart: Chart, *, dark: bool = False, about: str = "") -> bytes:
     theme = DARK if dark else LIGHT
     with _style(theme, _IN_PNG.text):
         figure, _ = _figure(chart, theme, _IN_PNG)
-        title, subtitle = _title(chart.series), "   ".join(filter(None, (subtitle_of(chart), about)))
-        family, title = _fonts_for(title)
+        subtitle = " · ".join(filter(None, (subtitle_of(chart), about)))
+        family, title = _fonts_for(_title(chart.series))
         figure.text(0.018, 0.955, title, size=15, weight="bold", color=theme.ink, va="center", family=family)
         figure.text(0.018, 0.915, subtitle, size=9, color=theme.muted, va="center")
         out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=125, metadata={"Software": None, "Title": f"{chart.series}"})
+        figure.savefig(out, format="png", dpi=125, metadata={"Software": None, "Title": title, "Description": subtitle})
         return out.getvalue()
 
 

@@ -36,6 +36,8 @@ MEANING = {
     "lost": "a source failed; the next run asks again",
     "not_listed": "the contract did not trade",
 }
+# Control characters, which no page may hold, and those that change the direction of writing.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LAGS = (("up to 1 hour", HOUR), ("up to 1 day", DAY), ("up to 3 days", 3 * DAY), ("up to 30 days", 30 * DAY))
 
 
@@ -73,9 +75,9 @@ def page(state: State, drawn: Sequence[Drawn] = ()) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n<meta name="referrer" content="no-referrer">\n'
-        f'<title>{name}: lake report</title>\n<link rel="icon" href="data:,">\n<style>{style}</style>\n</head>\n<body>\n'
+        f'<title>Lake report: {name}</title>\n<link rel="icon" href="data:,">\n<style>{style}</style>\n</head>\n<body>\n'
         '<a class="skip" href="#main">Skip to the report</a>\n'
-        f'<header class="wide"><h1>Lake <bdi>{name}</bdi></h1>'
+        f'<header class="wide"><h1>Lake report: <bdi>{name}</bdi></h1>'
         f'<p class="quiet">As of {_time(state.at)} UTC · {_text(state.network)} · all times UTC</p>'
         f"{_summary(state)}{_tiles(state)}"
         f'<nav aria-label="Contents"><ul>{links}</ul></nav></header>\n'
@@ -101,15 +103,13 @@ def _summary(state: State) -> str:
         counts.update(verdict for verdict in ABSENT if any(verdict in m.cells for m in one.months.values()))
     if not state.kept:
         return '<p class="sum">Nothing is stored yet.</p>'
-    told = [
-        f"{_of(counts['lost'], 'series')} lost a part, which the next run asks for again" if counts["lost"] else "",
-        f"{_of(counts['missing'], 'series')} lack bars that another source may have: <code>etl repair</code> asks"
-        if counts["missing"]
-        else "",
-        f"{_of(counts['outage'], 'series')} lack bars that no source has" if counts["outage"] else "",
-    ]
-    text = "; ".join(filter(None, told))
-    return f'<p class="sum">{text[0].upper() + text[1:] if text else "Nothing that was asked for is missing"}.</p>'
+    cures = {
+        "lost": "lost a part, which the next run asks for again",
+        "missing": "without bars that another source may have: <code>etl repair</code> asks",
+        "outage": "without bars that no source has",
+    }
+    told = [f"{_of(counts[verdict], 'series')} {cure}" for verdict, cure in cures.items() if counts[verdict]]
+    return f'<p class="sum">{"; ".join(told) or "Nothing that was asked for is missing"}.</p>'
 
 
 def _tiles(state: State) -> str:
@@ -295,7 +295,7 @@ def _quality(findings: Sequence[Finding] | None, rows: int) -> str:
             _text(finding.check),
             f"{finding.count:,}",
             iso(finding.span.start)[:16].replace("T", " "),
-            _text(finding.message),
+            f"<bdi>{_text(finding.message)}</bdi>",
         )
 
     return _table(caption, columns, map(row, findings[:MOST_FINDINGS]), numbers=(3,), plain=False)
@@ -399,8 +399,8 @@ def _name(series: Series) -> str:
 
 
 def _text(text: str) -> str:
-    """Any text for HTML: escaped, and without control characters, which no page may hold."""
-    return escape("".join(c if c >= " " and not "\x7f" <= c <= "\x9f" else "\ufffd" for c in masked(text)))
+    """Any text for HTML: escaped, and what would not be seen, or turns round what follows, by its code point."""
+    return escape(_UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", masked(text)))
 
 
 def _of(count: int, noun: str) -> str:

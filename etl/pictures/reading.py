@@ -241,12 +241,12 @@ def largest(store: Store) -> Series | None:
 def _not_stored(every: Sequence[Series], same: Sequence[Series], name: str) -> UsageError:
     if same:
         found = ", ".join(sorted({series.interval or "" for series in same}, key=lambda i: registry.interval(i).typical_step))
-        return UsageError(f"{name} is not stored with any bar; intervals of it that are stored: {found}")
+        return UsageError(f"no bar of {name} is stored; its intervals that are stored: {found}")
     symbols = sorted({series.symbol for series in every})
     found = (
         f"{', '.join(symbols[:8])}{' …' if len(symbols) > 8 else ''}" if symbols else "none; etl status lists what is stored"
     )
-    return UsageError(f"{name} is not stored; symbols of that kind that are stored: {found}")
+    return UsageError(f"{name} is not stored; symbols of its kind that are: {found}")
 
 
 def _grid(series: Series) -> Interval:
@@ -286,10 +286,8 @@ def chart_of(store: Store, series: Series, start: int | None, end: int | None, m
     extent = _extent(store, series)
     if extent is None:
         raise UsageError(f"{series} is stored without any bar")
-    span = TimeRange(
-        max(extent.start, extent.start if start is None else start), max(extent.start, extent.end if end is None else end)
-    )
-    return chart(store.root, series, span.intersect(extent), most, extent)
+    first, end = extent.start if start is None else start, extent.end if end is None else end
+    return chart(store.root, series, TimeRange(first, max(first, end)).intersect(extent), most, extent)
 
 
 def chart(lake: Path, series: Series, span: TimeRange, most: int, extent: TimeRange) -> Chart:
