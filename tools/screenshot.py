@@ -23,13 +23,13 @@ from etl.sim.market import GeneratedWorld, Hole
 from etl.sim.server import Simulator
 
 NOW = parse_time("2026-03-01T12:00:30")
-START = parse_time("2023-06-01")
-SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT", "LUNAUSDT", "币安人生USDT", "UNFIUSDT")
+START = parse_time("2023-09-01")
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "UNFIUSDT")
 HOLES = (
     Hole("um", "BTCUSDT", "klines", parse_time("2026-02-10T02:00"), parse_time("2026-02-11T14:00")),
     Hole("um", "SOLUSDT", "klines", parse_time("2024-08-05T01:00"), parse_time("2024-08-05T09:00")),
 )
-SIZE = (1300, 1330)
+SIZE = (1300, 1420)
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--hide-scrollbars", f"--window-size={SIZE[0]},{SIZE[1]}"),
@@ -45,8 +45,8 @@ def main(target: Path) -> None:
         shot = folder / "shot.png"
         browser = shutil.which("chromium") or sys.exit("screenshot.py needs chromium")
         command = [browser, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--screenshot={shot}", page.as_uri()]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-        image = Image.open(shot).convert("RGB").quantize(128)
+        subprocess.run(command, check=True, capture_output=True, timeout=120)  # noqa: S603 - all of it is ours
+        image = Image.open(shot).convert("RGB").quantize(256, dither=Image.Dither.NONE)
         out = BytesIO()
         image.save(out, "PNG", optimize=True)
         target.write_bytes(out.getvalue())

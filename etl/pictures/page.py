@@ -30,9 +30,9 @@ MOST_FINDINGS = 150
 
 MEANING = {
     "complete": "every bar of the month is there",
-    "partial": "not all of it was asked for, or the series began or ended in it",
-    "missing": "bars are absent, and a source is left to ask",
-    "outage": "bars are absent, and every source has answered without them",
+    "partial": "partly asked for, or it began or ended",
+    "missing": "bars are absent, a source is left to ask",
+    "outage": "bars are absent, no source has them",
     "lost": "a source failed; the next run asks again",
     "not_listed": "the contract did not trade",
 }
@@ -103,13 +103,13 @@ def _summary(state: State) -> str:
         counts.update(verdict for verdict in ABSENT if any(verdict in m.cells for m in one.months.values()))
     if not state.kept:
         return '<p class="sum">Nothing is stored yet.</p>'
-    cures = {
-        "lost": "lost a part, which the next run asks for again",
-        "missing": "without bars that another source may have: <code>etl repair</code> asks",
-        "outage": "without bars that no source has",
+    told = {
+        "lost": "{} lost a part, which the next run asks for again",
+        "missing": "in {} bars are absent that another source may have: <code>etl repair</code> asks",
+        "outage": "in {} bars are absent that no source has",
     }
-    told = [f"{_of(counts[verdict], 'series')} {cure}" for verdict, cure in cures.items() if counts[verdict]]
-    return f'<p class="sum">{"; ".join(told) or "Nothing that was asked for is missing"}.</p>'
+    text = "; ".join(told[verdict].format(_of(counts[verdict], "series")) for verdict in ABSENT if counts[verdict])
+    return f'<p class="sum">{text[0].upper() + text[1:] if text else "Nothing that was asked for is missing"}.</p>'
 
 
 def _tiles(state: State) -> str:
