@@ -20,6 +20,7 @@ from .. import registry
 from ..errors import UsageError
 from ..model import Series
 from ..ranges import DAY, iso
+from ..text import visible
 from .model import Candle, Chart
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _minute(time: int) -> str:
 
 def _title(series: Series) -> str:
     market = {"um": "USD-M", "cm": "COIN-M", "spot": "spot"}.get(series.market, series.market)
-    return f"{series.symbol}  {market} {series.dataset.replace('_', ' ')}"
+    return f"{visible(series.symbol)}  {market} {series.dataset.replace('_', ' ')}"
 
 
 @contextmanager
@@ -353,7 +354,7 @@ def _page_svg(text: str, hits: str, name: str, label: str) -> tuple[str, dict[st
     body = re.sub(r'style="([^"]*)"', named, body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     width, height = _SVG_SIZE
-    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
+    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(visible(label))}">'
     return f"{head}{body}{hits}</svg>", {name: style for style, name in rules.items()}
 
 

@@ -17,7 +17,7 @@ from importlib.resources import files
 
 from ..model import Finding, Series
 from ..ranges import DAY, HOUR, MINUTE, iso
-from ..text import masked
+from ..text import masked, visible
 from . import charts
 from .model import ABSENT, VERDICTS, Gap, Kept, Kind, Month, State, Zoom
 
@@ -36,8 +36,6 @@ MEANING = {
     "lost": "a source failed; the next run asks again",
     "not_listed": "the contract did not trade",
 }
-# Control characters, which no page may hold, and those that change the direction of writing.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LAGS = (("up to 1 hour", HOUR), ("up to 1 day", DAY), ("up to 3 days", 3 * DAY), ("up to 30 days", 30 * DAY))
 
 
@@ -145,10 +143,10 @@ def _coverage(state: State) -> str:
         for verdict in sorted(VERDICTS, key=list(MEANING).index)
     )
     note = (
-        f"{len(shown):,} of {_of(len(state.kept), 'series')}, those with the most absences first, then the largest. "
+        f"{len(shown):,} of {_of(len(state.kept), 'series')}: absences first, then the longest lags, then the largest. "
         f"{_left_out(rest)} <code>etl status</code> and the view <code>ledger</code> have them all."
         if rest
-        else "Those with absences first, then the largest."
+        else "Absences first, then the longest lags, then the largest."
     )
     look = "heat dense" if len(months) > LARGE_CELLS else "heat"
     years = Counter(month[:4] for month in months)
@@ -399,8 +397,8 @@ def _name(series: Series) -> str:
 
 
 def _text(text: str) -> str:
-    """Any text for HTML: escaped, and what would not be seen, or turns round what follows, by its code point."""
-    return escape(_UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", masked(text)))
+    """Any text for HTML: escaped, and without control characters, which no page may hold."""
+    return escape(visible(masked(text)))
 
 
 def _of(count: int, noun: str) -> str:

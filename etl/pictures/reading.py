@@ -45,6 +45,8 @@ WHERE f.symbol = ? AND f.market = ? AND f.funding_time >= epoch_ms(?) AND f.fund
 GROUP BY f.funding_time
 ORDER BY f.funding_time
 """
+# A series that is updated every day, or from the archive, is not late.
+_LATE = 3 * DAY
 # So many of the largest gaps are told.
 MOST_GAPS = 100
 # Settlements are hours apart; over candles as long as that, their sums are what a position paid.
@@ -123,10 +125,12 @@ def _next(month: date) -> date:
 
 
 def _attention(kept: Kept) -> tuple[object, ...]:
-    """What is lost or missing first, then the largest."""
+    """What is lost or missing first, then what lags by days more than its bars are long, then the largest."""
+    bar = registry.interval(kept.series.interval).typical_step if kept.series.interval else 0
     bad = [sum(month.cells.get(verdict, 0) for month in kept.months.values()) for verdict in ABSENT]
     return (
         *(-count for count in bad),
+        -max(0, (kept.lag_s or 0) * 1000 - bar) // _LATE,
         -kept.bytes,
         kept.series.market,
         kept.series.dataset,
@@ -229,13 +233,11 @@ def find(store: Store, dataset: str, symbol: str, interval: str | None, market: 
 
 
 def largest(store: Store) -> Series | None:
-    """The series of klines with the most bytes, at the finest interval of its symbol; None where no bars are stored."""
-    sizes = {
-        series: sum(path.stat().st_size for path in store.paths(series))
-        for series in store.series()
-        if registry.dataset(series.dataset).has_interval and _extent(store, series)
-    }
-    return min(sizes, key=lambda series: (series.dataset != "klines", -sizes[series], series), default=None)
+    """The series of klines with the most bytes, else one of other bars; None where no bar is stored."""
+    bars = [series for series in store.series() if registry.dataset(series.dataset).has_interval]
+    sizes = {series: sum(path.stat().st_size for path in store.paths(series)) for series in bars}
+    by_size = sorted(bars, key=lambda series: (series.dataset != "klines", -sizes[series], series))
+    return next(filter(lambda series: _extent(store, series), by_size), None)
 
 
 def _not_stored(every: Sequence[Series], same: Sequence[Series], name: str) -> UsageError:

@@ -1,13 +1,17 @@
 """Charts: candles from stored bars on the exchange's grid, gaps that stay gaps, PNG and `etl plot` as a process."""
 
+import contextlib
 import io
 import json
 import os
 import pty
+import re
+import shlex
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -257,6 +261,28 @@ def test_a_chart_of_a_snapshot(etl, store):
         assert Image.open(io.BytesIO(content)).text["Description"].endswith("snapshot q1")
     finally:
         snapshots.drop(store, "q1")
+
+
+def test_what_the_page_of_the_docs_shows_runs(lake, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "pictures.md").read_text()
+    commands = [
+        shlex.split(line)
+        for block in re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    runner = CliRunner(env={"ETL_LAKE": str(lake.folder)})
+    assert len(commands) == 6
+    with contextlib.chdir(tmp_path):
+        for executable, *arguments in commands:
+            assert executable == ".venv/bin/etl"
+            output = arguments.pop() if ">" in arguments else None
+            finished = runner.invoke(cli, arguments[:-1] if output else arguments)
+            assert finished.exit_code == 0, finished.output
+            if output:
+                assert finished.stdout_bytes == Path(output).read_bytes()  # of the first command, to a file
+        assert sorted(path.name for path in Path().iterdir()) == ["btcusdt.png", "dark.png", "report.html"]
+    document = runner.invoke(cli, ["report", "-o", str(tmp_path / "r"), "--no-verify", "--no-charts", "--json"]).stdout
+    assert all(key in page for key in json.loads(document))
 
 
 def test_a_report_is_replaced_as_a_whole(tmp_path):
