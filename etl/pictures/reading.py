@@ -130,7 +130,7 @@ def _attention(kept: Kept) -> tuple[object, ...]:
     bad = [sum(month.cells.get(verdict, 0) for month in kept.months.values()) for verdict in ABSENT]
     return (
         *(-count for count in bad),
-        -max(0, (kept.lag_s or 0) * 1000 - bar) // _LATE,
+        -(max(0, (kept.lag_s or 0) * 1000 - bar) // _LATE),
         -kept.bytes,
         kept.series.market,
         kept.series.dataset,

@@ -127,6 +127,10 @@ def test_what_it_says_is_what_the_exchange_had(browser, report, lake):
     assert any("missing" in cell for row in rows("quality") for cell in row)
     assert [row[4] for row in rows("sources")] == ["rest 100 %"] * 3
     heat = {name: cells for name, *cells in rows("coverage")}
+    *kinds, worst, second, third = [name.split(" um ")[-1] for name in heat][:6]
+    assert kinds == ["um klines 1h 3 series", "um funding 3 series", "um mark_klines 1d 1 series"]
+    assert (worst, second, third) == ("klines 1h",) * 3  # what lacks bars, then the largest
+    assert list(heat)[3].startswith("BTCUSDT ")
     assert heat["BTCUSDT um klines 1h"] == ["partial", "missing; 20 bars absent", "partial"]
     assert heat[f"{SCRIPT} um klines 1h"] == ["partial", "complete", "partial"]
     assert heat[f"⟨U+202E⟩{ARABIC[1:]} um klines 1h"] == ["partial", "complete", "partial"]

@@ -189,18 +189,21 @@ def etl(lake, tmp_path):
     return run
 
 
-def test_plot_writes_a_file_or_to_a_pipe(etl, tmp_path):
-    document = json.loads(etl("plot", "BTCUSDT", "--json").stdout)
-    assert (tmp_path / "BTCUSDT.png").stat().st_size == document["bytes"]
+def test_plot_writes_a_file_or_to_a_pipe(etl, lake, tmp_path):
+    runner = CliRunner(env={"ETL_LAKE": str(lake.folder)})
+    piped = etl("plot", "BTCUSDT")
+    with contextlib.chdir(tmp_path):
+        document = json.loads(runner.invoke(cli, ["plot", "BTCUSDT", "--json"]).stdout)
+        assert Path("BTCUSDT.png").read_bytes() == piped.stdout
+        Path("x.png").write_bytes(b"old")
+        Path("x.png").chmod(0o640)
+        Path("link.png").symlink_to("x.png")
+        range_ = ["--start", "2026-02-01", "--end", "2026-02-10"]
+        assert runner.invoke(cli, ["plot", SCRIPT, *range_, "--dark", "-o", "link.png"]).exit_code == 0
+    assert document["bytes"] == len(piped.stdout)
     # 45 days and a half are 546 of 2h, which have no room, and 273 of 4h, of which the hole takes four.
     assert (document["output"], document["candles"], document["candle_interval"]) == ("BTCUSDT.png", 273 - 4, "4h")
     assert document["gaps"] == [{"start": "2026-02-03T08:00:00Z", "end": "2026-02-04T00:00:00Z"}]
-    piped = etl("plot", "BTCUSDT")
-    assert piped.stdout == (tmp_path / "BTCUSDT.png").read_bytes()
-    (tmp_path / "x.png").write_bytes(b"old")
-    (tmp_path / "x.png").chmod(0o640)
-    (tmp_path / "link.png").symlink_to("x.png")
-    etl("plot", SCRIPT, "--start", "2026-02-01", "--end", "2026-02-10", "--dark", "-o", "link.png")
     assert (tmp_path / "link.png").is_symlink()
     assert (tmp_path / "x.png").stat().st_mode & 0o777 == 0o640
     image = Image.open(tmp_path / "x.png")
@@ -254,10 +257,12 @@ def test_the_same_lake_and_time_make_the_same_page(store):
         making.report(store, NOW, [BTC] * 9, network="mainnet", version="1", checked=False)
 
 
-def test_a_chart_of_a_snapshot(etl, store):
+def test_a_chart_of_a_snapshot(lake, store):
     snapshots.create(store, "q1")
     try:
-        content = etl("plot", "BTCUSDT", "--snapshot", "q1").stdout
+        content = (
+            CliRunner(env={"ETL_LAKE": str(lake.folder)}).invoke(cli, ["plot", "BTCUSDT", "--snapshot", "q1"]).stdout_bytes
+        )
         assert Image.open(io.BytesIO(content)).text["Description"].endswith("snapshot q1")
     finally:
         snapshots.drop(store, "q1")
