@@ -72,6 +72,8 @@ _IN_PNG = _Frame(PNG_SIZE[0] / 125, PNG_SIZE[1] / 125, text=9.5, left=0.018, top
 # A candle needs four pixels to be one; with the axis at the right that many have room.
 MOST_IN_PNG = 360
 MOST_IN_SVG = 190
+# Where the highest price is so many times the lowest one, a linear axis would flatten most of the chart.
+LOGARITHMIC_FROM = 5
 
 
 def require(find: Callable[[str], object] = find_spec) -> None:
@@ -87,7 +89,8 @@ def png(chart: Chart, *, dark: bool = False, about: str = "") -> bytes:
         figure, _ = _figure(chart, theme, _IN_PNG)
         subtitle = " · ".join(filter(None, (subtitle_of(chart), about)))
         family, title = _fonts_for(_title(chart.series))
-        figure.text(0.018, 0.955, title, size=15, weight="bold", color=theme.ink, va="center", family=family)
+        weight = "bold" if len(family) == 1 else "normal"
+        figure.text(0.018, 0.955, title, size=15, weight=weight, color=theme.ink, va="center", family=family)
         figure.text(0.018, 0.915, subtitle, size=9, color=theme.muted, va="center")
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=125, metadata={"Software": None, "Title": title, "Description": subtitle})
@@ -203,8 +206,18 @@ def _figure(chart: Chart, theme: Theme, frame: _Frame) -> tuple[Figure, Sequence
 
 def _draw_candles(axis: Axes, chart: Chart, theme: Theme) -> None:
     low, high = min(c.low for c in chart.candles), max(c.high for c in chart.candles)
-    room = (high - low) * 0.04 or abs(high) * 0.01 or 1.0
-    axis.set_ylim(low - room, high + room)
+    if low > 0 and high / low >= LOGARITHMIC_FROM:
+        from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415 - as above
+
+        axis.set_yscale("log")
+        room = (high / low) ** 0.04
+        axis.set_ylim(low / room, high * room)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_minor_locator(NullLocator())
+        _name(axis, "logarithmic", theme)
+    else:
+        room = (high - low) * 0.04 or abs(high) * 0.01 or 1.0
+        axis.set_ylim(low - room, high + room)
     axis.yaxis.set_major_formatter(lambda value, _: price(float(f"{value:.8g}")))
     for rising, colour in ((True, theme.up), (False, theme.down)):
         some = [c for c in chart.candles if (c.close >= c.open) is rising]
@@ -301,13 +314,17 @@ def _fonts_for(text: str) -> tuple[list[str], str]:
 
     families = ["DejaVu Sans"]
     lacking = {ord(c) for c in text} - FT2Font(font_manager.findfont("DejaVu Sans")).get_charmap().keys()
-    for entry in sorted(font_manager.fontManager.ttflist, key=lambda e: (e.name, e.fname)) if lacking else ():
+    # Those that are found by the name alone; Last Resort, which comes with matplotlib, draws a frame for every character.
+    fonts = [
+        entry
+        for entry in font_manager.fontManager.ttflist
+        if (entry.weight, entry.style, entry.stretch) == (400, "normal", "normal") and not entry.name.startswith("Last Resort")
+    ]
+    for entry in sorted(fonts, key=lambda entry: (entry.name, entry.fname)) if lacking else ():
         found = lacking & FT2Font(entry.fname).get_charmap().keys()
         if found:
             families.append(entry.name)
             lacking -= found
-        if not lacking:
-            break
     return families, "".join(f"[U+{ord(c):04X}]" if ord(c) in lacking else c for c in text)
 
 
@@ -318,8 +335,8 @@ def _hits(chart: Chart, axes: Sequence[Axes]) -> Iterator[str]:
     y, tall = _SVG_SIZE[1] - top.y1 * scale, (top.y1 - bottom.y0) * scale
     sums = dict(chart.funding) if chart.summed else {}
     for candle in chart.candles:
-        left, _ = axes[0].transData.transform((_day(candle.time), 0)) * scale
-        right, _ = axes[0].transData.transform((_day(candle.time) + _width(chart, candle), 0)) * scale
+        left, _ = axes[0].transData.transform((_day(candle.time), candle.close)) * scale
+        right, _ = axes[0].transData.transform((_day(candle.time) + _width(chart, candle), candle.close)) * scale
         prices = zip("OHLC", (candle.open, candle.high, candle.low, candle.close), strict=True)
         values = "  ".join([_minute(candle.time), *(f"{letter} {price(value)}" for letter, value in prices)])
         if candle.volume is not None:

@@ -64,7 +64,7 @@ def state(store: Store, now: int, *, network: str, version: str, checked: bool) 
     rows = pipeline.status(store, now)
     for row in rows:
         if "error" in row:
-            raise LakeError(f"{row['error']}; etl repair sets the file aside and fetches it again")
+            raise LakeError(row["error"])
     told = {dataset: list(_select(store.root, _LEDGER, [dataset])) for dataset in sorted({row["dataset"] for row in rows})}
     by_series: dict[Series, list[dict[str, Any]]] = defaultdict(list)
     for dataset, lines in told.items():

@@ -150,7 +150,9 @@ def test_a_gap_stays_a_gap_in_the_picture():
     assert "1 gap without bars (hatched)" in Image.open(io.BytesIO(content)).text["Description"]
 
 
-@pytest.mark.parametrize("values", [(1e-9,) * 4, (0.0,) * 4, (5e9, 6e9, 4e9, 5e9), (-0.001, 0.002, -0.003, 0.001)])
+@pytest.mark.parametrize(
+    "values", [(1e-9,) * 4, (0.0,) * 4, (5e9, 6e9, 4e9, 5e9), (-0.001, 0.002, -0.003, 0.001), (1.0, 900.0, 0.5, 2.0)]
+)
 def test_any_price_can_be_drawn(values):
     candle = Candle(MONDAY, *values, 0.0, 1)
     chart = Chart(BTC, "1h", TimeRange(MONDAY, MONDAY + HOUR), (candle,), (), 0, ((MONDAY, 0.0),), summed=False)
@@ -160,13 +162,20 @@ def test_any_price_can_be_drawn(values):
     assert "http" not in element
     assert "style=" not in element
     assert all("#" not in rule for rule in rules.values())
+    assert ("logarithmic" in element) is (values[2] == 0.5)
 
 
-@pytest.mark.parametrize("symbol", ["币安人生USDT", "\u202eسوقUSDT", "$x^2$", "a\nb", "\ue123USDT"])
+@pytest.mark.parametrize("symbol", ["币安人生USDT", "\u202eسوقUSDT", "$x^2$", "a\nb", "\U0010fffdUSDT"])
 def test_any_name_can_be_drawn(symbol):
     chart = Chart(Series("um", "klines", symbol, "1m"), "1m", TimeRange(MONDAY, MONDAY + MINUTE),
                   (Candle(MONDAY, 1, 2, 1, 2, 3, 1),), (), 0, (), summed=False)  # fmt: skip
-    assert picture(charts.png(chart)).size == (1600, 900)
+    content = charts.png(chart)
+    assert picture(content).size == (1600, 900)
+    title = Image.open(io.BytesIO(content)).text["Title"]
+    assert "\n" not in title
+    assert title.endswith("  USD-M klines")
+    if symbol.startswith("\U0010fffd"):  # of private use, and in no font
+        assert title.startswith("[U+10FFFD]USDT")
 
 
 def test_a_missing_package_is_told_with_its_cure():
