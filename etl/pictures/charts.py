@@ -112,12 +112,14 @@ def svg(chart: Chart, *, name: str, label: str) -> tuple[str, dict[str, str]]:
 
 
 def subtitle_of(chart: Chart) -> str:
-    """What the candles are, from when to when, and what they lack."""
+    """What the candles are, from when to when, what they lack, and on which axis they stand."""
     parts = [chart.made_of, f"{_minute(chart.span.start)} to {_minute(chart.span.end)} UTC"]
     if chart.gaps:
         parts.append(f"{len(chart.gaps)} {'gap' if len(chart.gaps) == 1 else 'gaps'} without bars (hatched)")
     if chart.short:
         parts.append(f"{chart.short} {'candle lacks' if chart.short == 1 else 'candles lack'} some bars")
+    if _logarithmic(chart):
+        parts.append("prices on a logarithmic axis")
     return " · ".join(parts)
 
 
@@ -206,7 +208,7 @@ def _figure(chart: Chart, theme: Theme, frame: _Frame) -> tuple[Figure, Sequence
 
 def _draw_candles(axis: Axes, chart: Chart, theme: Theme) -> None:
     low, high = min(c.low for c in chart.candles), max(c.high for c in chart.candles)
-    if low > 0 and high / low >= LOGARITHMIC_FROM:
+    if _logarithmic(chart):
         from matplotlib.ticker import LogLocator, NullLocator  # noqa: PLC0415 - as above
 
         axis.set_yscale("log")
@@ -214,7 +216,6 @@ def _draw_candles(axis: Axes, chart: Chart, theme: Theme) -> None:
         axis.set_ylim(low / room, high * room)
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_minor_locator(NullLocator())
-        _name(axis, "logarithmic", theme)
     else:
         room = (high - low) * 0.04 or abs(high) * 0.01 or 1.0
         axis.set_ylim(low - room, high + room)
@@ -235,6 +236,11 @@ def _draw_candles(axis: Axes, chart: Chart, theme: Theme) -> None:
     )  # fmt: skip
 
 
+def _logarithmic(chart: Chart) -> bool:
+    low, high = min(c.low for c in chart.candles), max(c.high for c in chart.candles)
+    return low > 0 and high / low >= LOGARITHMIC_FROM
+
+
 def _draw_volume(axis: Axes, chart: Chart, theme: Theme) -> None:
     highest = max(c.volume or 0.0 for c in chart.candles)
     axis.set_ylim(0, highest * 1.12 or 1.0)
@@ -252,9 +258,8 @@ def _draw_funding(axis: Axes, chart: Chart, theme: Theme) -> None:
     axis.locator_params(axis="y", nbins=4)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:.3g} %")
     axis.axhline(0, color=theme.muted, linewidth=0.8)
-    width = _day(chart.span.end) - _day(chart.span.start)
-    half = width / 1100 if not chart.summed else width / len(chart.candles) * 0.34
     step = registry.interval(chart.interval).typical_step if chart.summed else 0
+    half = _day(step) * 0.34 or (_day(chart.span.end) - _day(chart.span.start)) / 1100
     boxes = [_rectangle(_day(time + step // 2), half, 0, rate * 100) for time, rate in chart.funding]
     _draw(axis, boxes, edge=theme.funding, face=theme.funding)
     _name(axis, f"funding, {f'sum of each {chart.interval} candle' if chart.summed else 'each settlement'}", theme)

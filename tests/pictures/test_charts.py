@@ -162,7 +162,7 @@ def test_any_price_can_be_drawn(values):
     assert "http" not in element
     assert "style=" not in element
     assert all("#" not in rule for rule in rules.values())
-    assert ("logarithmic" in element) is (values[2] == 0.5)
+    assert ("logarithmic" in charts.subtitle_of(chart)) is (values[2] == 0.5)
 
 
 @pytest.mark.parametrize("symbol", ["币安人生USDT", "\u202eسوقUSDT", "$x^2$", "a\nb", "\U0010fffdUSDT"])
