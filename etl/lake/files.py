@@ -32,7 +32,7 @@ def is_there(path: Path) -> bool:
         return path.exists()
 
 
-def entries(folder: Path) -> list[Path]:
+def listed(folder: Path) -> list[Path]:
     """What lies in the folder, sorted; nothing where there is none.
 
     Other than `glob`, which takes a folder that may not be listed for an empty one.

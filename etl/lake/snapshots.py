@@ -24,7 +24,7 @@ from .. import registry
 from ..errors import Cancelled, LakeError, UsageError
 from ..model import Partition, Series
 from ..ranges import ALWAYS, from_datetime, iso, parse_time
-from .files import entries, looking_at, publish_folder, remove_folder, temporary
+from .files import listed, looking_at, publish_folder, remove_folder, temporary
 from .store import MANIFEST, Store, Stored
 from .views import write_catalog
 
@@ -110,7 +110,7 @@ class Difference:
 
 def names(lake: Path) -> list[str]:
     """The snapshots of the lake, sorted."""
-    return [path.name for path in entries(lake / "snapshots") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return [path.name for path in listed(lake / "snapshots") if _NAME.fullmatch(path.name) and path.is_dir()]
 
 
 def folder(lake: Path, name: str) -> Path:

@@ -26,7 +26,7 @@ from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
 from ..model import SOURCES, Coverage, Partition, Series
 from ..ranges import HOUR, TimeRange, from_datetime, months, years
 from ..schema import arrow_schema, empty
-from .files import entries, is_there, looking_at, quarantined, remove_left_over, replace_file, set_aside
+from .files import is_there, listed, looking_at, quarantined, remove_left_over, replace_file, set_aside
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -132,7 +132,7 @@ class Store:
         for dataset in registry.DATASETS.values():
             folders = [self.root / dataset.name]
             for key in ("market", "interval", "symbol") if dataset.has_interval else ("market", "symbol"):
-                folders = [inner for outer in folders for inner in entries(outer) if inner.name.startswith(f"{key}=")]
+                folders = [inner for outer in folders for inner in listed(outer) if inner.name.startswith(f"{key}=")]
             for folder in folders:
                 values = dict(part.split("=", 1) for part in folder.relative_to(self.root / dataset.name).parts)
                 interval = by_path_name.get(values.get("interval", ""))
@@ -157,7 +157,7 @@ class Store:
 
     def paths(self, series: Series) -> list[Path]:
         """The files of the series, by time."""
-        return [path for path in entries(self.folder(series)) if path.suffix == ".parquet"]
+        return [path for path in listed(self.folder(series)) if path.suffix == ".parquet"]
 
     def holds(self, partition: Partition) -> bool:
         """Whether the partition has a file."""
@@ -270,7 +270,7 @@ class Store:
 
     def _refuse_second_spelling(self, folder: Path) -> None:
         """Whether the folder itself exists says nothing: to a case-blind file system every spelling does."""
-        names = {path.name for path in entries(folder.parent)}
+        names = {path.name for path in listed(folder.parent)}
         for other in names if folder.name not in names else ():
             if other.casefold() == folder.name.casefold():
                 raise LakeError(f"{folder.name} is not stored: a case-blind file system would mix it with {other}")
