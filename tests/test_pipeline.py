@@ -394,7 +394,7 @@ def test_a_burst_of_empty_answers_does_not_erase_a_history(world, tmp_path):
 
 def test_update_asks_again_for_a_lost_beginning(world, tmp_path):
     lake, series = tmp_path / "lake", Series("um", "klines", "BTCUSDT", "1m")
-    broken = [{"action": "wrong_width_row", "path": "klines", "first": 1, "width": 4}]  # the first page
+    broken = [{"action": "wrong_width_row", "path": "klines", "first": 6, "width": 4}]  # the first page, for good
     start = parse_time("2026-02-20")
     with Simulator(world, clock=Clock(NOW, frozen=True), faults=Faults(broken)) as exchange:
         outcome = run(exchange, lake, select("klines", "BTCUSDT", "1m", start), workers=1)

@@ -18,7 +18,7 @@ from typing import Literal, Self, TypeVar
 
 from ..errors import BadAnswer, EtlError, NotServed, Refused, Rejected, Transient, UsageError
 from ..model import ExchangeInfo, Market
-from ..ranges import MINUTE, SECOND, from_datetime, iso
+from ..ranges import MAX_TIME, MINUTE, SECOND, from_datetime, iso
 from ..text import masked
 from . import wire
 from .http import Answer, Http, Params
@@ -349,8 +349,9 @@ def retry_after(headers: Mapping[str, str], now: int | None) -> float | None:
 
 
 def http_date(text: str | None) -> int | None:
-    """A date header as ms UTC; None where it is absent or no date."""
+    """A date header as ms UTC; None where it is absent or no date of these four-digit years."""
     try:
-        return from_datetime(parsedate_to_datetime(text)) if text else None
+        date = from_datetime(parsedate_to_datetime(text)) if text else None
     except (ValueError, TypeError, OverflowError):
         return None
+    return date if date is None or 0 <= date <= MAX_TIME - _LONGEST_WAIT * SECOND else None

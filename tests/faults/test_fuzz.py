@@ -177,6 +177,7 @@ HEADER_VALUES = (
     body=wrong_json(b'{"code":-1003,"msg":"Way too many requests; IP banned until 1772366430000."}'),
     now=st.none() | st.just(NOW),
 )
+@example(status=418, headers={"retry-after": "0", "date": "31 DEC 9999 23:55:0-5"}, body=b"", now=None)
 def test_statuses_and_headers(status, headers, body, now):
     """Nothing in an answer stops the judgement of it, nor makes anybody wait for ever."""
     weight = used_weight(headers)
