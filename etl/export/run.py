@@ -286,7 +286,7 @@ def _notes(tool: tools.Tool, jobs: Sequence[_Job], done: Exported) -> list[str]:
 def _about_contract(tool: tools.Tool, job: _Job, first: int) -> Iterator[str]:
     of, latest = job.contract, job.contract.lives[-1]
     if len(of.lives) > 1 and (latest is None or first < latest):
-        alone = f"; --start {iso(latest).removesuffix('Z')} takes the last one alone" if latest is not None else ""
+        alone = f"; --start {iso(latest)} takes the last one alone" if latest is not None else ""
         yield f"{of.market} {of.symbol} is {len(of.lives)} contracts, one after the other, in one series{alone}"
     if tool.name in {"freqtrade", "nautilus"} and not of.told:
         yield f"the exchange has told no assets of {of.market} {of.symbol}; by its name they are {of.base} and {of.quote}"
