@@ -99,6 +99,7 @@ def ask(tool: str, heading: str, loader: str, folder: Path, *arguments: str) -> 
     """What the tool says that it has read: the Python of the page, then that of a loader, whose last line is JSON."""
     code = snippet(heading) + (Path(__file__).parent / loader).read_text()
     env = {name: value for name, value in os.environ.items() if not name.startswith(("ETL_", "PYTHON"))}
+    env["NUMBA_DISABLE_JIT"] = "1"  # of vectorbt: for some hundred bars it compiles for longer than it computes
     finished = subprocess.run(
         [python_of(tool), "-c", code, *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False
     )
