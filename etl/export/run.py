@@ -141,10 +141,9 @@ def export(store: Store, tool: tools.Tool, wish: Wish, folder: Path, stopped: Ca
             "nautilus_trader, which writes its own catalog, is not installed; pip install 'binance-futures-etl[nautilus]'"
             " brings it, best in an environment of its own"
         )
-    if folder.resolve().is_relative_to(store.root.resolve()):
-        raise UsageError(
-            f"{folder} lies in the lake, which nothing but the lake's own files belong in; name another folder with -o"
-        )
+    for parent in (folder.resolve(), *folder.resolve().parents):
+        if (parent / "lake.json").exists():
+            raise UsageError(f"{folder} lies in the lake {parent}, where nothing else belongs; name another folder with -o")
     done = Exported()
     jobs = _jobs(store, tool, wish, done)
 
@@ -254,7 +253,7 @@ def _write_catalog(jobs: Sequence[_Job], read: Read, folder: Path, done: Exporte
 
 def _told(series: Series, reader: _Reader, done: Exported) -> None:
     if reader.first is None:
-        done.left_out.append((series, "it has no row between --start and --end"))
+        done.left_out.append((series, "the lake has no row of it in that time"))
     done.gaps += [(series, gap) for gap in reader.gaps]
 
 
@@ -275,7 +274,10 @@ def _about_settlements(series: Series, reader: _Reader) -> Iterator[str]:
 
 
 def _notes(tool: tools.Tool, jobs: Sequence[_Job], done: Exported) -> list[str]:
-    spans = {one.series: (one.first, one.last) for one in done.files if one.first is not None and one.last is not None}
+    spans: dict[Series, tuple[int, int]] = {}
+    for one in done.files:  # of a series there may be many, in their order
+        if one.first is not None and one.last is not None:
+            spans[one.series] = (spans.get(one.series, (one.first, 0))[0], one.last)
     notes: dict[str, None] = {}
     for job in jobs:
         if job.series in spans:

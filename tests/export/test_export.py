@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from etl.errors import LakeError
+from etl.errors import LakeError, UsageError
 from etl.export import files, run, tools
 from etl.lake import snapshots
 from etl.lake.store import Store
@@ -252,12 +252,15 @@ def test_a_snapshot_exports_the_same_for_ever(lake, tmp_path, documented):
     documented(*arguments, str(tmp_path / "before"))
     shutil.rmtree(copy / "klines" / "market=um" / "interval=1h" / "symbol=LRCUSDT")
     documented(*arguments, str(tmp_path / "after"), "--snapshot", "q1")
-    files = {
+    exported = {
         name: {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.csv")}
         for name in ("before", "after")
     }
-    assert files["before"] == files["after"]
-    assert len(files["after"]) == 3
+    assert exported["before"] == exported["after"]
+    assert len(exported["after"]) == 3
+    inside = run.Wish(symbols=("LRCUSDT",))
+    with pytest.raises(UsageError, match="lies in the lake"):
+        run.export(Store(snapshots.folder(copy, "q1"), "year"), tools.tool("csv"), inside, copy / "exports")
 
 
 def test_what_the_page_shows_runs(lake, tmp_path):
