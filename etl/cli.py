@@ -598,7 +598,7 @@ def snapshot_verify(name: str, **options: Any) -> None:
 def export_(datasets: tuple[str, ...], tool: str, output: Path, snapshot: str | None, **options: Any) -> None:
     """Write series for a backtesting tool, in the files that it reads.
 
-    Without DATASETS what the tool takes, without --symbols every stored symbol, without --interval every stored interval of one
+    Without DATASETS what the tool needs, without --symbols every stored symbol, without --interval every stored interval of one
     market (default um). Files of the same names are replaced, each as a whole; nothing else in FOLDER is touched.
     """
     from .export import run, tools  # noqa: PLC0415 - heavy

@@ -134,7 +134,7 @@ def _nautilus_path(series: Series, contract: Contract) -> str:
 
 
 _ALL = tuple(registry.MARKETS)
-_BARS = tuple(name for name, dataset in registry.DATASETS.items() if dataset.has_interval)
+_BARS = tuple(name for name, dataset in registry.DATASETS.items() if "open" in {column.name for column in dataset.columns})
 
 TOOLS = {
     one.name: one
