@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -504,20 +503,6 @@ def test_two_columns_of_one_name_need_two(lake, form):
 def test_what_parquet_cannot_hold_is_a_mistake_of_the_query(lake):
     with pytest.raises(UsageError, match="cast it"):
         answer(lake, "SELECT INTERVAL 1 DAY AS a", "parquet")
-
-
-# The documentation
-
-
-def test_every_query_of_the_documentation_runs(tmp_path):
-    lake = tmp_path / "lake"
-    lake.mkdir()
-    fill(lake)
-    text = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
-    queries = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
-    assert len(queries) > 5
-    for query in queries:
-        answer(lake, query)
 
 
 # Zones
