@@ -6,6 +6,7 @@ A statement ends with `;` and may have many lines. A mistake, or Ctrl-C, ends th
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,17 +153,10 @@ def completions(text: str) -> list[str]:
     return [word for word in words if word.startswith(text.lower())]
 
 
-def one_line(statement: str) -> str:
-    """The statement without comments and line feeds, as a line of history."""
-    text, line = statement.encode(), ""
-    tokens = duckdb.tokenize(statement)
-    ends = [*(place for place, _ in tokens[1:]), len(text)]
-    for (place, kind), end in zip(tokens, ends, strict=True):
-        piece = "" if kind == duckdb.token_type.comment else text[place:end].decode()
-        line += piece.rstrip()
-        if (not piece or piece[-1].isspace()) and not line.endswith(" "):
-            line += " "
-    return line.strip().replace("\n", " ")
+def remembered(statement: str) -> list[str]:
+    """The statement as lines of a history: one, unless it has a comment, which would swallow what follows."""
+    lines = [line.strip() for line in f"{statement};".splitlines() if line.strip()]
+    return lines if re.search(r"--|/\*", statement) else [" ".join(lines)]
 
 
 def piped(stream: TextIO) -> Read:
@@ -198,7 +192,8 @@ def terminal(history: Path) -> Iterator[tuple[Read, Callable[[str], None]]]:
 
     def remember(statement: str) -> None:
         command = statement.startswith("\\") or statement in _QUIT | _HELP
-        readline.add_history(statement if command else f"{one_line(statement)};")
+        for line in [statement] if command else remembered(statement):
+            readline.add_history(line)
 
     try:
         yield input, remember

@@ -32,7 +32,7 @@ def histories(draw) -> list[tuple]:
         for kind in draw(st.lists(KINDS, min_size=1, max_size=2)):
             time = BEGIN + hour * HOUR + late
             rows[time, kind or "Regular"] = settlement(time, (1 + len(rows)) / 1e6, kind)
-    return sorted(rows.values())
+    return [rows[key] for key in sorted(rows)]
 
 
 def funded(lake: Path, interval: str) -> list[tuple]:
@@ -121,7 +121,7 @@ def broken(tmp_path_factory) -> Path:
         ("premium_klines WHERE market = 'um' AND symbol = $symbol AND interval = '1h'", 1),
         ("funding WHERE market = 'um' AND symbol = $symbol", 2),
         ("bars($symbol, '1m')", 2880),
-        ("bars(symbol := $symbol, interval := '1h', market := 'um')", 2),
+        ("bars(symbol := $symbol, \"interval\" := '1h', market := 'um')", 2),
         ("resample($symbol, '1m', '1d')", 2),
         ("bars_with_funding($symbol, '1m')", 2880),
         ("bars_with_funding($symbol, '1m') WHERE open_time >= '2024-01-01'", 1440),
