@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help install demo test soak check format lint types contracts lock bench audit clean
+.PHONY: help install demo test soak check format lint types contracts lock bench screenshot audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ contracts: install
 bench: install ## measure against peers on the same work (installs them into .venv)
 	$(BIN)/python -m pip install --quiet "ccxt>=4.5" "python-binance>=1.0.30"
 	$(BIN)/python -m benchmarks
+
+screenshot: install ## make docs/report.png anew from a demo, with Chromium
+	$(BIN)/python tools/screenshot.py docs/report.png
 
 audit: ## look for known vulnerabilities of what requirements.lock names (in an environment of its own)
 	@test -x .venv-audit/bin/pip-audit || { $(PYTHON) -m venv .venv-audit && \

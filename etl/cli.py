@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from urllib.parse import quote as encoded
 
 import click
 
@@ -137,7 +138,19 @@ question = _stack(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderLeft from None  # of a BrokenPipeError click itself would make exit code 1
+
+
+class _ReaderLeft(Exception):
+    """Whoever read stdout went away, as `| head` does."""
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="etl")
 def cli() -> None:
     """Historical bars and funding of Binance futures: extracted, verified, stored as Parquet, queried in SQL.
@@ -468,6 +481,82 @@ def depth(symbol: str, limit: int, market: str, **options: Any) -> None:
     rows = [{"side": "ask", "price": price, "qty": qty} for price, qty in reversed(sides["asks"])]
     rows += [{"side": "bid", "price": price, "qty": qty} for price, qty in sides["bids"]]
     click.echo(report.records(rows, ("side", "price", "qty")))
+
+
+@cli.command("report")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", required=True, help="The page; - is stdout.")
+@click.option(
+    "--symbols",
+    "--symbol",
+    "symbols",
+    multiple=True,
+    callback=_names,
+    metavar="A,B",
+    help="Whose bars to draw (default: the largest).",
+)
+@click.option("--interval", metavar="1h", help="Which of their bars (default: the finest).")
+@click.option("--market", default="um", metavar="NAME", help=f"Of these symbols: {', '.join(registry.MARKETS)} (default um).")
+@click.option("--at", callback=_time, metavar="TIME", help="Count lags up to that time (default: now).")
+@click.option("--no-verify", is_flag=True, help="Do not read every row to look for faults, which takes as long as etl verify.")
+@click.option("--no-charts", is_flag=True, help="Draw no bars; then matplotlib is not needed.")
+@common
+def report_(output: Path, symbols: tuple[str, ...], interval: str | None, **options: Any) -> None:
+    """Write one HTML page on the state of the lake: coverage, gaps, lag, size, sources, faults, and a chart.
+
+    The page needs nothing else: it holds no script and asks no network. Whole months and series that are missing come first.
+    """
+    from .pictures import charts, making, reading  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
+
+    if str(output) == "-" and options["as_json"]:
+        raise UsageError("--json and the page cannot both go to stdout; name a file with -o")
+    if not options["no_charts"]:
+        charts.require()
+    settings = _settings(options)
+    store = existing(settings)
+    named = tuple(reading.find(store, "klines", symbol, interval, options["market"]) for symbol in symbols)
+    drawn = () if options["no_charts"] else named or tuple(filter(None, [reading.largest(store)]))
+    now = int(time.time() * 1000) if options["at"] is None else options["at"]
+    text, document = making.report(
+        store, now, drawn, network=settings.network, version=__version__, checked=not options["no_verify"]
+    )
+    _put(output, text.encode(), document, options)
+
+
+@cli.command()
+@click.argument("symbol")
+@click.option("--dataset", default="klines", show_default=True, metavar="NAME", help="Any dataset of bars.")
+@click.option("--market", default="um", metavar="NAME", help=f"{', '.join(registry.MARKETS)} (default um).")
+@click.option("--interval", metavar="1h", help="Which stored bars (default: the finest that reach back as far as the others).")
+@span
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Default: SYMBOL.png; - is stdout.")
+@click.option("--dark", is_flag=True, help="Light on dark.")
+@click.option("--snapshot", metavar="NAME", help="Draw that frozen state of the lake.")
+@common
+def plot(symbol: str, output: Path | None, snapshot: str | None, **options: Any) -> None:
+    """Draw candles, volume and funding of a symbol as a PNG of 1600 × 900.
+
+    Without -o it goes to SYMBOL.png in the working directory (percent-encoded as in the lake), or to stdout where that is no
+    terminal. More bars than there is room for are drawn as candles of a coarser grid of the exchange; the title says which.
+    """
+    from .lake import snapshots  # noqa: PLC0415 - heavy
+    from .lake.store import Store  # noqa: PLC0415 - heavy
+    from .pictures import charts, making, reading  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
+
+    to_stdout = str(output) == "-" or (output is None and not sys.stdout.isatty() and not options["as_json"])
+    if to_stdout and (options["as_json"] or sys.stdout.isatty()):
+        raise UsageError("a picture is not for a terminal, nor beside --json on stdout; name a file with -o")
+    if options["start"] is not None and options["end"] is not None and options["start"] >= options["end"]:
+        raise UsageError("--start must lie before --end; the range is half-open, [start, end)")
+    charts.require()
+    store = existing(_settings(options))
+    if snapshot:
+        store = Store(snapshots.folder(store.root, snapshot), store.layout)
+    series = reading.find(store, options["dataset"], symbol, options["interval"], options["market"])
+    chart = reading.chart_of(store, series, options["start"], options["end"], charts.MOST_IN_PNG)
+    content, document = making.plot(chart, dark=options["dark"], about=f"snapshot {snapshot}" if snapshot else "")
+    _put(Path("-") if to_stdout else output or Path(f"{encoded(symbol, safe='')}.png"), content, document, options)
 
 
 @cli.command()
@@ -874,6 +963,20 @@ def _progress(settings: Settings, *, quiet: bool) -> Progress:
     return progress.Lines()
 
 
+def _put(output: Path, content: bytes, document: dict[str, Any], options: dict[str, Any]) -> None:
+    """Write a picture to a file, or to stdout where it is `-`, and say so."""
+    from .pictures import making  # noqa: PLC0415 - heavy
+
+    if str(output) == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    making.write(output, content)
+    log.info("wrote %s (%s bytes)", output, f"{len(content):,}")
+    if options["as_json"]:
+        _print_json({"output": str(output), **document})
+
+
 def _print_json(document: object) -> None:
     click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False))
 
@@ -940,8 +1043,7 @@ def main() -> NoReturn:
             error.show()
             sys.exit(error.exit_code)
         _fail(UsageError(error.format_message()), error.exit_code, as_json=as_json)
-    except BrokenPipeError:
-        # The reader of stdout went away, as `| head` does: nothing is wrong, and nobody is left to tell.
+    except _ReaderLeft:  # nothing is wrong, and nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except EtlError as error:

@@ -236,6 +236,7 @@ class Pipeline:
             with store.lock(wait, sleep=self._stop.wait), self._recorded(outcome, locked=True):
                 store = self._open()  # another writer may have made it meanwhile
                 store.create(self.settings.network)
+                self._expect_record(store)
                 self._round(outcome, store, _Round(asked, lookback))
                 self._finish(outcome, store)
         return outcome
@@ -341,12 +342,15 @@ class Pipeline:
             answered=self._progress.page,
         )
         receipts = execute.in_threads(worker.run, jobs, workers=self.settings.workers, load=self._load)
-        derived = False  # with the first file: the catalog is made while the other jobs wait for answers
+        # With the first file of each dataset: the catalog is made while the other jobs wait, and need not change again.
+        fileless, derived = {series.dataset for job in jobs for series in job.series}, False
         try:
             for receipt in receipts:
                 self._progress.receipt(receipt)
                 self._account(outcome, receipt)
-                if outcome.partitions_written and not derived:
+                if receipt.partitions_written:
+                    fileless -= {series.dataset for series in receipt.job.series}
+                if outcome.partitions_written and not (fileless or derived):
                     derived = True
                     with suppress(EtlError):  # what is wrong with it ends the run, but at its end
                         self._derive(outcome, store)
@@ -430,11 +434,19 @@ class Pipeline:
         with nullcontext() if locked else store.lock():
             self._record(outcome, store, exit_code)
 
+    def _began(self) -> int:
+        """When the run began (ms UTC); one that failed before the exchange told the time has only this machine's clock."""
+        return self._sources.latest or int((time.time() - (time.monotonic() - self._started)) * 1000)
+
+    def _expect_record(self, store: Store) -> None:
+        """An empty file of run records, if there is none: without a file the view would have to be made again after the run."""
+        if next(store.root.glob("runs/*.jsonl"), None) is None:
+            replace_file(store.root, store.root / "runs" / f"{iso(self._began())[:7]}.jsonl", b"")
+
     def _record(self, outcome: Outcome, store: Store, exit_code: int) -> None:
         """Add this run to the month's file of run records, by replacing it."""
         self._is_recorded = True
-        # A run that failed before the exchange told the time has only this machine's; no data hang on it.
-        now = self._sources.latest or int((time.time() - (time.monotonic() - self._started)) * 1000)
+        now = self._began()
         path = store.root / "runs" / f"{iso(now)[:7]}.jsonl"
         record = {
             "run_id": outcome.run_id,

@@ -17,6 +17,15 @@ def padded(text: str, columns: int, *, right: bool) -> str:
     return padding + text if right else text + padding
 
 
+# Control characters, those that change the direction of writing, and halves of characters.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """The text with what would not be seen, or turns round what follows, by its code point: `⟨U+202E⟩`."""
+    return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
+
+
 def masked(text: str) -> str:
     """The text without the user names and passwords of the URLs in it: `http://me:secret@host` is `http://***@host`."""
     # To the last @ of the word: a password may hold any character that should have been encoded.

@@ -72,7 +72,8 @@ def test_help_imports_nothing_heavy():
         "import sys; sys.argv = ['etl', '--help']\n"
         "from etl.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "heavy = {'numpy', 'pandas', 'pyarrow', 'duckdb', 'httpx', 'rich', 'ssl', 'asyncio', 'msgspec', 'tenacity'}\n"
+        "heavy = {'numpy', 'pandas', 'pyarrow', 'duckdb', 'httpx', 'rich', 'ssl', 'asyncio', 'msgspec', 'tenacity',\n"
+        "         'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

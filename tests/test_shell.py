@@ -227,6 +227,20 @@ def test_ctrl_c_ends_etl_sql(env, tmp_path):
     assert (process.returncode, told.decode().splitlines()[-1]) == (130, "etl: interrupted")
 
 
+def test_a_reader_that_leaves_is_no_mistake(env, tmp_path):
+    process = subprocess.Popen(
+        [*ETL, "sql", "FROM range(10000000)", "--format", "csv"],
+        env=env,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"range\n"
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (0, b"")
+    process.stderr.close()
+
+
 # A pipe
 
 

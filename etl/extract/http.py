@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import threading
@@ -10,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.cookiejar import CookieJar
 from importlib.metadata import version
 from types import TracebackType
@@ -77,6 +79,7 @@ class Http:
                 timeout=httpx.Timeout(timeout, pool=deadline),
                 limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30),
                 follow_redirects=False,
+                verify=_authorities(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
             )
         except (httpx.InvalidURL, ValueError, ImportError):
             # Not said why, and without the cause: it may quote what was taken for a host or a port, and is a password.
@@ -182,6 +185,18 @@ class Http:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+@cache
+def _authorities(file: str | None, folder: str | None) -> ssl.SSLContext:
+    """Whose certificates count, by those two variables, as httpx reads them; once, because reading them takes 20 ms of CPU."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise UsageError(
+            f"SSL_CERT_FILE or SSL_CERT_DIR ({file or folder}) cannot be read as certificates: {error.strerror or error}; "
+            "name a PEM file, or unset the variable"
+        ) from error
 
 
 def _gunzip(pieces: Iterable[bytes]) -> Iterator[bytes]:

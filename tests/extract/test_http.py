@@ -214,6 +214,17 @@ def test_a_certificate_that_nobody_vouches_for_is_an_error_with_a_cure(kit, http
     assert not server.requests
 
 
+@pytest.mark.parametrize("content", [None, "no certificate"], ids=["absent", "unreadable"])
+def test_authorities_that_cannot_be_read_are_named(monkeypatch, tmp_path, content):
+    authorities = tmp_path / "authorities.pem"
+    if content is not None:
+        authorities.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    with pytest.raises(UsageError, match="SSL_CERT_FILE") as caught:
+        Http()
+    assert str(authorities) in str(caught.value)
+
+
 def test_ssl_cert_file_is_honoured_and_the_deadline_holds_inside_tls(kit, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(kit.certificate))
     with Http(timeout=5, deadline=0.5) as http:
