@@ -2,8 +2,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
+TOOLS := backtesting freqtrade nautilus vectorbt
 
-.PHONY: help install demo test soak check format lint types contracts lock bench screenshot audit clean
+.PHONY: help install demo tools test soak check format lint types contracts lock bench screenshot audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +19,20 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: install ## backfill, update and query against the embedded exchange
 	@$(BIN)/etl demo
+
+tools: $(TOOLS:%=.venv-tools/%/.installed) ## install the tools that etl export writes for, so that their tests run
+
+# Each has an environment of its own, because their pins and ours differ. What is listed is what their parts that we use import.
+.venv-tools/%/.installed: tests/export/%.txt | $(STAMP)
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv --without-pip $(@D)
+	@$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --no-deps --no-compile --require-hashes --requirement $<
+	@$(if $(filter nautilus,$*),$(WITH_ETL))
+	@touch $@
+
+# nautilus writes its catalog itself, so etl runs in that environment; .venv has what builds it.
+WITH_ETL = $(BIN)/python -m hatchling build -t wheel:editable -d .venv-tools/etl > /dev/null && \
+  $(BIN)/python -m pip --python $(@D)/bin/python install --quiet --no-deps --no-index .venv-tools/etl/*.whl
 
 test: install ## run the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -59,6 +74,10 @@ audit: ## look for known vulnerabilities of what requirements.lock names (in an 
 lock: ## resolve the dependencies anew into requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	  --group dev pyproject.toml -o requirements.lock
+	uv pip compile --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
+	  --extra nautilus pyproject.toml -o tests/export/nautilus.txt
+	for tool in backtesting freqtrade vectorbt; do uv pip compile --no-deps --only-binary :all: --python-version 3.11 \
+	  --generate-hashes --no-annotate --no-header --no-emit-index-url tests/export/$$tool.in -o tests/export/$$tool.txt; done
 
 clean: ## remove what was installed and cached
-	rm -rf .venv .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-audit .venv-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -23,7 +23,7 @@ import click
 
 from . import __version__, config, registry, report
 from .errors import Cancelled, EtlError, SeriesFailed, UsageError
-from .ranges import from_datetime, iso, parse_duration, parse_time
+from .ranges import MAX_TIME, TimeRange, from_datetime, iso, parse_duration, parse_time
 from .text import masked
 
 if TYPE_CHECKING:
@@ -714,6 +714,52 @@ def snapshot_verify(name: str, **options: Any) -> None:
     else:
         click.echo(report.records(found, ("path", "message")))
     sys.exit(1 if found else 0)
+
+
+@cli.command("export")
+@click.argument("datasets", nargs=-1)
+@click.option("--to", "tool", required=True, metavar="TOOL", help="freqtrade, nautilus, backtesting, vectorbt or csv.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="Where it goes.")
+@click.option("--snapshot", metavar="NAME", help="Export that frozen state of the lake.")
+@selection
+@span
+@common
+def export_(datasets: tuple[str, ...], tool: str, output: Path, snapshot: str | None, **options: Any) -> None:
+    """Write series for a backtesting tool, in the files that it reads.
+
+    Without DATASETS what the tool needs, without --symbols every stored symbol, without --interval every stored interval of one
+    market (default um). Files of the same names are replaced, each as a whole; nothing else in FOLDER is touched.
+    """
+    from .export import run, tools  # noqa: PLC0415 - heavy
+    from .lake import snapshots  # noqa: PLC0415 - heavy
+    from .lake.store import Store  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
+
+    _check_names(datasets, options)
+    chosen = tools.tool(tool)
+    start, end = options["start"] or 0, MAX_TIME if options["end"] is None else options["end"]
+    if start >= end:
+        raise UsageError("--start must lie before --end; the range is half-open, [start, end)")
+    wish = run.Wish(options["market"] or "um", datasets, options["symbols"], options["intervals"], TimeRange(start, end))
+    settings = _settings(options)
+    store = existing(settings)
+    if snapshot:
+        store = Store(snapshots.folder(store.root, snapshot), store.layout)
+    with _stoppable(None) as stop:
+        done = run.export(store, chosen, wish, output, stop.is_set)
+    rows = [one.as_dict() for one in done.files]
+    if options["as_json"]:
+        left = [{**series.as_dict(), "reason": reason} for series, reason in done.left_out]
+        gaps = [report.span_json(series, gap) for series, gap in done.gaps]
+        _print_json({"tool": tool, "folder": str(output), "files": rows, "left_out": left, "gaps": gaps, "notes": done.notes})
+    else:
+        click.echo(report.records(rows, ("dataset", "symbol", "interval", "rows", "first", "last", "path")))
+    for series, reason in done.left_out:
+        log.warning("%s is left out: %s", series, reason, extra=_fields(series.as_dict()))
+    for line in report.gaps_text((series, gap, "is not in the lake") for series, gap in done.gaps):
+        log.warning("gap %s", line.strip())
+    for note in done.notes:
+        log.warning("%s", note)
 
 
 # What the commands share

@@ -1,0 +1,318 @@
+"""An export: what of the lake is chosen, whether the tool can take it, and what it should know about it; then it is written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from .. import grid, registry
+from ..errors import Cancelled, UsageError
+from ..lake.store import Store, Stored
+from ..lake.symbols import Symbols
+from ..model import Series
+from ..ranges import ALWAYS, HOUR, MINUTE, TimeRange, iso, subtract, union
+from ..schema import times
+from . import files, tables, tools
+from .contracts import Contract, contract
+
+EVERY = frozenset({"all", "ever"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to export; empty means what the tool usually takes, every symbol, every stored interval."""
+
+    market: str = "um"
+    datasets: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    intervals: tuple[str, ...] = ()
+    span: TimeRange = ALWAYS
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that was written, below the folder; times are those of the first and the last row in the lake (ms UTC)."""
+
+    series: Series
+    path: str
+    rows: int
+    first: int | None
+    last: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """One element of `files` in the document of `etl export`."""
+        first, last = (None if time is None else iso(time) for time in (self.first, self.last))
+        return {**self.series.as_dict(), "path": self.path, "rows": self.rows, "first": first, "last": last}
+
+
+@dataclass(slots=True)
+class Exported:
+    """What was written, what could not be, the gaps in what was, and what else is worth knowing before a backtest."""
+
+    files: list[Written] = field(default_factory=list)
+    left_out: list[tuple[Series, str]] = field(default_factory=list)
+    gaps: list[tuple[Series, TimeRange]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    series: Series
+    contract: Contract
+    path: str
+
+
+class _Reader:
+    """The rows of a series in a span, a file of the lake at a time, and what was seen of them."""
+
+    def __init__(self, store: Store, series: Series, span: TimeRange, stopped: Callable[[], bool]) -> None:
+        self._store, self._series, self._span, self._stopped = store, series, span, stopped
+        self.first: int | None = None
+        self.last: int | None = None
+        self.gaps: list[TimeRange] = []
+        self.doubles = self.off_the_hour = 0
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of each file that has any, from the first one each time; Cancelled when the run is to end."""
+        self.first = self.last = None
+        self.gaps = []
+        self.doubles = self.off_the_hour = 0
+        stored = self._store.files(self._series)
+        for file in stored:
+            if self._stopped():
+                raise Cancelled("stopped; the files that were complete are exported")
+            if file.first is None or file.last is None or not TimeRange(file.first, file.last + 1).intersect(self._span):
+                continue
+            rows = self._store.rows(file.partition)
+            start, stop = (int(at) for at in times(self._series.dataset, rows).searchsorted((self._span.start, self._span.end)))
+            if start < stop:
+                rows = rows.slice(start, stop - start)
+                self._look(rows)
+                yield rows
+        if self._series.interval is None:
+            self.gaps += self._unasked(stored)
+
+    def holds(self) -> bool:
+        """Whether a file of the series reaches into the span."""
+        return any(
+            file.first is not None and file.last is not None and TimeRange(file.first, file.last + 1).intersect(self._span)
+            for file in self._store.files(self._series)
+        )
+
+    def _unasked(self, stored: Sequence[Stored]) -> tuple[TimeRange, ...]:
+        """Of settlements, which have no grid: the times between them that nobody was asked about."""
+        if self.first is None or self.last is None:
+            return ()
+        covered = union(coverage.span for file in stored for coverage in file.coverage)
+        # Settlements are stamped some ms late, beyond the minute that was asked for.
+        return subtract([TimeRange(self.first, max(self.first, self.last - self.last % MINUTE))], covered)
+
+    def _look(self, rows: pa.Table) -> None:
+        opens = times(self._series.dataset, rows)
+        if self._series.interval is None:
+            self.doubles += tables.doubles(rows)
+            self.off_the_hour += tables.off_the_hour(rows)
+        else:
+            interval = registry.interval(self._series.interval)
+            start = int(opens[0]) if self.last is None else interval.next(self.last)
+            self.gaps += grid.absent(interval, TimeRange(start, int(opens[-1]) + 1), opens)
+        self.first = int(opens[0]) if self.first is None else self.first
+        self.last = int(opens[-1])
+
+
+Read = Callable[[Series], _Reader]
+
+
+def export(store: Store, tool: tools.Tool, wish: Wish, folder: Path, stopped: Callable[[], bool] = lambda: False) -> Exported:
+    """Write what is wished into `folder`, each file whole or not at all; older ones of the same names are replaced.
+
+    UsageError, before anything is written, where the lake lacks what was named or the tool cannot take it.
+    """
+    tools.check(tool, wish.market, wish.datasets)
+    if tool.form == "catalog" and find_spec("nautilus_trader") is None:
+        raise UsageError(
+            "nautilus_trader, which writes its own catalog, is not installed; pip install 'binance-futures-etl[nautilus]'"
+            " brings it, best in an environment of its own"
+        )
+    for parent in (folder.resolve(), *folder.resolve().parents):
+        if (parent / "lake.json").exists():
+            raise UsageError(f"{folder} lies in the lake {parent}, where nothing else belongs; name another folder with -o")
+    done = Exported()
+    jobs = _jobs(store, tool, wish, done)
+
+    def read(series: Series) -> _Reader:
+        return _Reader(store, series, wish.span, stopped)
+
+    with files.alone(folder):
+        if tool.form == "catalog":
+            _write_catalog(jobs, read, folder, done)
+        else:
+            _write_files(tool, jobs, read, folder, done)
+    if not done.files:
+        raise UsageError(f"the lake at {store.root} has no row of this selection; etl status shows what it has")
+    done.notes += _notes(tool, jobs, done)
+    return done
+
+
+# What is chosen
+
+
+def _jobs(store: Store, tool: tools.Tool, wish: Wish, done: Exported) -> list[_Job]:
+    """The series to export, in order; the others that were wished for are told in `done`."""
+    chosen = [series for series in store.series() if _wished(series, tool, wish)]
+    _check_named(store, chosen, wish, tool)
+    rows = Symbols(store.root, wish.market).contracts()
+    quotes = {str(row["quote_asset"]) for each in rows.values() for row in each if row["quote_asset"]}
+    jobs: dict[str, _Job] = {}
+    for series in chosen:
+        of = contract(series, rows.get(series.symbol, []), quotes)
+        try:
+            path = tool.path(series, of)
+            _check_free(tool, series, jobs.get(path))
+        except UsageError as error:
+            if series.symbol in wish.symbols:
+                raise
+            done.left_out.append((series, str(error)))
+        else:
+            jobs[path] = _Job(series, of, path)
+    return list(jobs.values())
+
+
+def _check_free(tool: tools.Tool, series: Series, other: _Job | None) -> None:
+    if other is not None:
+        raise UsageError(f"{tool.name} has one name for {series} and {other.series}; export them into two folders")
+
+
+def _wished(series: Series, tool: tools.Tool, wish: Wish) -> bool:
+    return (
+        series.market == wish.market
+        and series.dataset in (wish.datasets or tool.usual)
+        and (not wish.symbols or bool(EVERY & {*wish.symbols}) or series.symbol in wish.symbols)
+        and (not wish.intervals or series.interval in {None, *wish.intervals, tool.needs.get(series.dataset)})
+    )
+
+
+def _check_named(store: Store, chosen: Sequence[Series], wish: Wish, tool: tools.Tool) -> None:
+    """UsageError for what was named, a symbol with a dataset or an interval, and is not stored."""
+    symbols = [symbol for symbol in wish.symbols if symbol not in EVERY]
+    for symbol, dataset, interval in product(symbols or [""], wish.datasets or [""], wish.intervals or [""]):
+        found = (
+            one
+            for one in chosen
+            if symbol in {"", one.symbol}
+            and dataset in {"", one.dataset}
+            and (not interval or one.interval in {None, interval})
+        )
+        if next(found, None) is None:
+            asked = dataset or " or ".join(tool.usual)
+            of, at = f" of {symbol}" if symbol else "", f" at {interval}" if interval else ""
+            words = [dataset or " ".join(tool.usual), "--symbols", symbol or "all", "--interval", interval or "1m"]
+            words += ["--market", wish.market] if wish.market != "um" else []
+            raise UsageError(
+                f"the lake at {store.root} has no {asked}{of}{at} in {wish.market}; etl status shows what it has, etl backfill"
+                f" {' '.join(words)} fetches it"
+            )
+
+
+# Writing
+
+
+def _write_files(tool: tools.Tool, jobs: Sequence[_Job], read: Read, folder: Path, done: Exported) -> None:
+    for job in jobs:
+        reader = read(job.series)
+        written = (tool.table(job.series.dataset, rows) for rows in reader.tables())
+        rows = files.write(folder / job.path, tool.form, written)
+        _told(job.series, reader, done)
+        if reader.first is not None:
+            done.files.append(Written(job.series, job.path, rows, reader.first, reader.last))
+            done.notes += _about_settlements(job.series, reader) if tool.name == "freqtrade" else ()
+
+
+def _write_catalog(jobs: Sequence[_Job], read: Read, folder: Path, done: Exported) -> None:
+    from . import nautilus  # noqa: PLC0415 - it need not be installed
+
+    of_symbol: dict[str, list[_Job]] = defaultdict(list)
+    for job in jobs:
+        of_symbol[job.series.symbol].append(job)
+    for group in of_symbol.values():
+        readers = {job.series: read(job.series) for job in group}
+        if any(reader.holds() for reader in readers.values()):
+            tables_of = {series: reader.tables for series, reader in readers.items()}
+            pieces = nautilus.write(folder, group[0].contract, tables_of, done.notes.append)
+            done.files += [Written(one.series, str(one.path), one.rows, one.first, one.last) for one in pieces]
+        for job in group:
+            _told(job.series, readers[job.series], done)
+
+
+def _told(series: Series, reader: _Reader, done: Exported) -> None:
+    if reader.first is None:
+        done.left_out.append((series, "the lake has no row of it in that time"))
+    done.gaps += [(series, gap) for gap in reader.gaps]
+
+
+# What is worth knowing
+
+
+def _about_settlements(series: Series, reader: _Reader) -> Iterator[str]:
+    if reader.doubles:
+        yield (
+            f"{series}: {reader.doubles} settlements share their time with another one, as special ones of stocks do; freqtrade"
+            " holds one rate a time, so it gets their sum"
+        )
+    if reader.off_the_hour:
+        yield (
+            f"{series}: {reader.off_the_hour} settlements fall on no full hour; freqtrade finds no mark price for them and"
+            " counts them as nothing"
+        )
+
+
+def _notes(tool: tools.Tool, jobs: Sequence[_Job], done: Exported) -> list[str]:
+    spans: dict[Series, tuple[int, int]] = {}
+    for one in done.files:  # of a series there may be many, in their order
+        if one.first is not None and one.last is not None:
+            spans[one.series] = (spans.get(one.series, (one.first, 0))[0], one.last)
+    notes: dict[str, None] = {}
+    for job in jobs:
+        if job.series in spans:
+            notes |= dict.fromkeys(_about_contract(tool, job, spans[job.series][0]))
+    return [*notes, *(_about_funding(spans) if tool.name == "freqtrade" else ())]
+
+
+def _about_contract(tool: tools.Tool, job: _Job, first: int) -> Iterator[str]:
+    of, latest = job.contract, job.contract.lives[-1]
+    if len(of.lives) > 1 and (latest is None or first < latest):
+        alone = f"; --start {iso(latest)} takes the last one alone" if latest is not None else ""
+        yield f"{of.market} {of.symbol} is {len(of.lives)} contracts, one after the other, in one series{alone}"
+    if tool.name in {"freqtrade", "nautilus"} and not of.told:
+        yield f"the exchange has told no assets of {of.market} {of.symbol}; by its name they are {of.base} and {of.quote}"
+
+
+def _about_funding(spans: dict[Series, tuple[int, int]]) -> Iterator[str]:
+    """Where freqtrade would count a position's funding as nothing: it joins settlements with mark bars of one hour."""
+    lacking: dict[str, list[str]] = defaultdict(list)
+    for bars, (first, last) in spans.items():
+        if bars.market != "um" or bars.dataset != "klines":
+            continue
+        for dataset, interval, slack in (("funding", None, 8 * HOUR), ("mark_klines", tools.FREQTRADE_FUNDING, HOUR)):
+            span = spans.get(Series("um", dataset, bars.symbol, interval))
+            if span is None:
+                lacking[dataset].append(bars.symbol)
+            elif span[0] > first + slack or span[1] < last - slack:
+                yield (
+                    f"{dataset} of um {bars.symbol} is there from {iso(span[0])} to {iso(span[1])}, {bars.interval} bars from"
+                    f" {iso(first)} to {iso(last)}; outside of it freqtrade counts no funding"
+                )
+    for dataset, symbols in lacking.items():
+        names = ",".join(dict.fromkeys(symbols))
+        at = f" --interval {tools.FREQTRADE_FUNDING}" if dataset == "mark_klines" else ""
+        yield (
+            f"freqtrade's backtests of futures need {dataset}, which is not exported for {names}; etl backfill {dataset}"
+            f" --symbols {names}{at} fetches it, then export again"
+        )
