@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn, TypeVar, cast
 from urllib.parse import quote as encoded
@@ -136,9 +136,25 @@ writing = _stack(
     click.option("--workers", type=int, help="Concurrent requests."),
     source,
 )
+question = _stack(
+    click.option("-p", "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Value of $NAME in the query."),
+    click.option("--snapshot", metavar="NAME", help="Ask that frozen state of the lake."),
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderLeft from None  # of a BrokenPipeError click itself would make exit code 1
+
+
+class _ReaderLeft(Exception):
+    """Whoever read stdout went away, as `| head` does."""
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="etl")
 def cli() -> None:
     """Historical bars and funding of Binance futures: extracted, verified, stored as Parquet, queried in SQL.
@@ -212,23 +228,25 @@ def update(datasets: tuple[str, ...], lookback: str, **options: Any) -> None:
 @click.argument("query")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: by the ending of FILE, else table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file instead of stdout.")
-@click.option("--snapshot", metavar="NAME", help="Ask that frozen state of the lake.")
+@question
 @common
-def sql(query: str, form: Format | None, output: Path | None, snapshot: str | None, **options: Any) -> None:
-    """Run one query over the views; `-` reads it from stdin."""
-    from .lake import query as querying  # noqa: PLC0415 - heavy
-    from .lake import snapshots  # noqa: PLC0415 - heavy
-    from .pipeline import existing  # noqa: PLC0415 - heavy
+def sql(query: str, form: Format | None, output: Path | None, **options: Any) -> None:
+    """Run one query over the views; `-` reads it from stdin.
 
-    settings = _settings(options)
-    existing(settings)  # the lake is there, and of the network that the settings name
-    lake = snapshots.folder(settings.lake, snapshot) if snapshot else settings.lake
+    A value of -p becomes what it looks like: a whole number, a number, a date, a date-time (UTC), else text, as is what stands
+    in single quotes. It is bound, never put into the text of the query.
+    """
+    from .lake import parameters  # noqa: PLC0415 - heavy
+    from .lake import query as querying  # noqa: PLC0415 - heavy
+
+    values = parameters.parse(options["parameters"])
+    _, lake = _asked(options)
     text = sys.stdin.read() if query == "-" else query
     by_ending: list[Format] = [one for one in FORMATS if output and output.suffix == f".{one}"]
     form = "json" if options["as_json"] else form or [*by_ending, FORMATS[0]][0]
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal; name a file with -o")
-    with querying.run(lake, text) as result:
+    with querying.run(lake, text, values) as result:
         if output is None:
             if form == "json":  # whatever ends the query before all rows are there, half a document is none
                 with tempfile.SpooledTemporaryFile(_SPOOLED) as whole:
@@ -237,8 +255,8 @@ def sql(query: str, form: Format | None, output: Path | None, snapshot: str | No
                     _past_stopping()
                     shutil.copyfileobj(whole, sys.stdout.buffer)
             else:
-                limit = TERMINAL_ROWS if sys.stdout.isatty() else None
-                querying.write_result(result, form, sys.stdout.buffer, limit=limit, notes=sys.stderr)
+                limit, columns = _screen()
+                querying.write_result(result, form, sys.stdout.buffer, limit=limit, columns=columns, notes=sys.stderr)
             sys.stdout.buffer.flush()
             return
         try:
@@ -246,6 +264,40 @@ def sql(query: str, form: Format | None, output: Path | None, snapshot: str | No
                 querying.write_result(result, form, file)
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from error
+
+
+@cli.command()
+@question
+@common
+def shell(**options: Any) -> None:
+    """Ask one query after the other, each ended by `;`, in a session; from a pipe without prompts.
+
+    \b
+    \\d, \\d NAME    the views and macros, the columns of one
+    Ctrl-C         ends the query, not the session
+    \\q, Ctrl-D     leave
+
+    From a pipe, the exit code is that of the first query that failed; the others are answered all the same.
+    """  # noqa: D301 - as above
+    from . import shell as sessions  # noqa: PLC0415 - heavy
+    from .lake import parameters  # noqa: PLC0415 - heavy
+
+    if options["as_json"]:
+        raise UsageError("etl shell is for people; etl sql --format json answers in JSON")
+    values = parameters.parse(options["parameters"])
+    settings, lake = _asked(options)
+    limit, _ = _screen()
+    session = sessions.Session(
+        lake, values, sys.stdout.buffer, sys.stderr, _tell_error, limit=limit, columns=lambda: _screen()[1]
+    )
+    with closing(session):
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            sessions.run(session, sessions.piped(sys.stdin), None, lambda _: None)
+            sys.exit(session.exit_code)
+        if not options["quiet"]:
+            click.echo(f"the lake at {lake}; \\? for help, Ctrl-D leaves", err=True)
+        with sessions.terminal(settings.state_dir / "shell_history") as (read, remember):
+            sessions.run(session, read, sys.stderr, remember)
 
 
 @cli.command()
@@ -766,6 +818,24 @@ def _settings(options: dict[str, Any], run_id: str | None = None) -> Settings:
     return settings
 
 
+def _asked(options: dict[str, Any]) -> tuple[Settings, Path]:
+    """The settings, and the folder of the lake, or of its snapshot, that is to be read."""
+    from .lake import snapshots  # noqa: PLC0415 - heavy
+    from .pipeline import existing  # noqa: PLC0415 - heavy
+
+    settings = _settings(options)
+    existing(settings)  # the lake is there, and of the network that the settings name
+    name = options["snapshot"]
+    return settings, snapshots.folder(settings.lake, name) if name else settings.lake
+
+
+def _screen() -> tuple[int | None, int | None]:
+    """How many rows and how many columns of a terminal a table may have; None where stdout is none."""
+    if not sys.stdout.isatty():
+        return None, None
+    return TERMINAL_ROWS, os.get_terminal_size(sys.stdout.fileno()).columns or None
+
+
 @contextmanager
 def _client(market: str, options: dict[str, Any]) -> Iterator[Any]:
     from .extract.client import BinanceFuturesClient  # noqa: PLC0415 - heavy
@@ -1069,8 +1139,7 @@ def _run(*, as_json: bool) -> NoReturn:
             error.show()
             sys.exit(error.exit_code)
         _fail(UsageError(error.format_message()), error.exit_code, as_json=as_json)
-    except BrokenPipeError:
-        # The reader of stdout went away, as `| head` does: nothing is wrong, and nobody is left to tell.
+    except _ReaderLeft:  # nothing is wrong, and nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except EtlError as error:
@@ -1104,8 +1173,13 @@ def _fail(error: EtlError, exit_code: int, *, as_json: bool) -> NoReturn:
     message = masked(str(error))
     if as_json and not _told.is_set():
         _print_json({"error": {"type": type(error).__name__, "message": message}, "exit_code": exit_code})
+    _tell_error(error, exit_code)
+    _leave(exit_code)
+
+
+def _tell_error(error: EtlError, exit_code: int | None = None) -> None:
+    message = masked(str(error))
     if _logs_json():
-        log.error("%s", message, extra=_fields(_error_fields(error), {"exit_code": exit_code}))
+        log.error("%s", message, extra=_fields(_error_fields(error), {"exit_code": exit_code or error.exit_code}))
     else:
         click.echo(f"etl: {message}", err=True)
-    _leave(exit_code)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from etl import __version__
@@ -152,6 +153,9 @@ def test_status_can_alert_and_rebuild(etl, tmp_path):
     (tmp_path / "data" / "lake").rename(moved)
     etl("status", "--lake", str(moved), "--rebuild", check=0)
     assert str(moved) in (moved / "catalog.sql").read_text()
+    with duckdb.connect(str(moved / "catalog.duckdb"), read_only=True) as plain:
+        for rows in ("klines WHERE symbol = 'BTCUSDT'", "bars('BTCUSDT', '1h')", "bars_with_funding('BTCUSDT', '1h')"):
+            assert plain.execute(f"SELECT count(*) FROM {rows}").fetchone() == (120,), rows
 
 
 def test_a_plan_is_printed_and_nothing_is_written(etl, exchange, tmp_path):

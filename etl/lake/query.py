@@ -10,13 +10,13 @@ import json
 import re
 import secrets
 import tempfile
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import date, datetime
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TextIO, TypeVar
 from urllib.parse import unquote
 
 import duckdb
@@ -29,6 +29,7 @@ from ..errors import EtlError, LakeError, UsageError
 from ..model import Series
 from ..ranges import from_datetime, parse_time, to_datetime
 from ..text import padded, width
+from . import hints
 from .beside import again, held
 from .store import Store
 from .views import MACROS, VIEWS, catalog_sql, create_views, pattern, quoted
@@ -42,8 +43,11 @@ Output = Literal["pandas", "arrow", "polars"]
 OUTPUTS = ("pandas", "arrow", "polars")
 Time = str | int | date
 Parameters = Sequence[object] | Mapping[str, object]
+T = TypeVar("T")
 
 _BATCH = 50_000
+# Where rows are only counted, it ends here: a look at a large view is not to read all of it.
+_COUNTED = 1_000_000
 
 # A CTE may hold COPY, INSERT and the like, and DuckDB calls the whole a SELECT; so what a query may consist of is listed.
 _QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
@@ -68,9 +72,9 @@ class Result:
     def __init__(
         self,
         lake: Path,
-        connection: duckdb.DuckDBPyConnection,
         schema: pa.Schema,
         batches: Iterable[pa.RecordBatch],
+        close: Callable[[], object],
         *,
         plan: bool,
     ) -> None:
@@ -78,8 +82,8 @@ class Result:
         self.plan = plan
         """Whether these are the lines of an EXPLAIN."""
         self._lake = lake
-        self._connection = connection
         self._batches = batches
+        self._closes = [close]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows, once; EtlError where the query fails half-way."""
@@ -88,7 +92,12 @@ class Result:
 
     def close(self) -> None:
         """End the query."""
-        self._connection.close()
+        for close in self._closes:
+            close()
+
+    def then(self, close: Callable[[], object]) -> None:
+        """Let this end with the query, too."""
+        self._closes.append(close)
 
     def __enter__(self) -> Self:
         return self
@@ -190,44 +199,125 @@ def _frame(table: pa.Table, output: Output) -> pd.DataFrame | pa.Table | pl.Data
     return table if output == "arrow" else table.to_pandas()
 
 
-def run(lake: Path, sql: str, parameters: Parameters | None = None) -> Result:
-    """The answer to one SELECT, or EXPLAIN of one, by a connection that can read the lake and nothing else.
+class Room:
+    """A connection that can read the lake and nothing else, for one query after the other; use it as a context, or close it.
 
-    UsageError for any other statement, for a mistake in the SQL and for a series that is not stored.
+    UsageError where there is no lake, LakeError if a file of it cannot be read.
     """
-    return again(lake, lambda: _run(lake, sql, parameters))
 
+    def __init__(self, lake: Path) -> None:
+        self._lake = lake
+        self._views = catalog_sql(lake) if lake.is_dir() else ""
+        self._connection = again(lake, lambda: connect(lake))
+        self._thread = ThreadPoolExecutor(1)
+        root = lake.resolve()
+        try:
+            for setting in (
+                "python_enable_replacements = false",  # our own variables are no tables
+                "autoinstall_known_extensions = false",
+                "autoload_known_extensions = false",
+                f"allowed_directories = [{quoted(str(root))}, {quoted(pattern(root))}]",  # patterns are checked as they stand
+                "enable_external_access = false",
+                "http_proxy = ''",  # it comes from the environment, with its password
+                "lock_configuration = true",  # the last one: nothing can be unset after it
+            ):
+                self._connection.execute(f"SET {setting}")
+        except BaseException:
+            self.close()
+            raise
 
-def _run(lake: Path, sql: str, parameters: Parameters | None) -> Result:
-    connection = connect(lake)
-    root = lake.resolve()
-    tables: set[str] = set()
-    try:
-        for setting in (
-            "python_enable_replacements = false",  # our own variables are no tables
-            "autoinstall_known_extensions = false",
-            "autoload_known_extensions = false",
-            f"allowed_directories = [{quoted(str(root))}, {quoted(pattern(root))}]",  # patterns are checked as they stand
-            "enable_external_access = false",
-            "http_proxy = ''",  # it comes from the environment, with its password
-            "lock_configuration = true",  # the last one: nothing can be unset after it
-        ):
-            connection.execute(f"SET {setting}")
-        with _translated(lake, tables):
-            plan = _check(connection, sql, tables)
-            reader = connection.sql(sql, params=parameters).to_arrow_reader(_BATCH)
+    def ask(self, sql: str, parameters: Parameters | None = None, *, strict: bool = True) -> Result:
+        """The answer to one SELECT, or EXPLAIN of one, with values for its parameters; close it before the next question.
+
+        Of named ones each must have its place in the query if `strict`, else those that have are taken.
+        UsageError for any other statement, for a mistake in the SQL and for a series that is not stored. What was stored since
+        the last question is there.
+        """
+        named: set[str] = set()
+
+        def answer() -> tuple[pa.RecordBatchReader, pa.RecordBatch | None, bool]:
+            with _translated(self._lake, named):
+                return self._patiently(lambda: self._answer(sql, parameters, named, strict=strict))
+
+        reader, first, plan = again(self._lake, answer)
+        return Result(self._lake, reader.schema, self._batches(reader, first), reader.close, plan=plan)
+
+    def close(self) -> None:
+        """Leave it."""
+        self._thread.shutdown()
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _answer(
+        self, sql: str, parameters: Parameters | None, named: set[str], *, strict: bool
+    ) -> tuple[pa.RecordBatchReader, pa.RecordBatch | None, bool]:
+        self._renew()
+        plan = _check(self._connection, sql, named)
+        if isinstance(parameters, Mapping):
+            asked = self._connection.extract_statements(sql)[0].named_parameters
+            parameters = hints.chosen_parameters(asked, parameters, strict=strict)
+        reader = self._connection.sql(sql, params=parameters or None).to_arrow_reader(_BATCH)
+        try:
             first = next(reader, None)  # a query that fails at once fails here, before anything is printed
+        except BaseException:
+            reader.close()
+            raise
+        return reader, first, plan
+
+    def _batches(self, reader: pa.RecordBatchReader, batch: pa.RecordBatch | None) -> Iterator[pa.RecordBatch]:
+        while batch is not None:
+            yield batch
+            batch = self._patiently(lambda: next(reader, None))
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """What `work` gives, computed in another thread: while DuckDB computes, this one would not hear of Ctrl-C."""
+        future = self._thread.submit(work)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            while not future.done():
+                self._connection.interrupt()  # is forgotten by a query that begins after it
+                wait([future], timeout=0.05)
+            raise
+
+    def _renew(self) -> None:
+        """A view over no files has no rows for good; the first file of a dataset asks for another one."""
+        views = catalog_sql(self._lake)
+        if views != self._views:
+            create_views(self._connection, views)
+            self._views = views
+
+
+def run(lake: Path, sql: str, parameters: Parameters | None = None) -> Result:
+    """The answer to one query in a room of its own, which is left with the result. Errors are those of `Room.ask`."""
+    room = Room(lake)
+    try:
+        result = room.ask(sql, parameters)
     except BaseException:
-        connection.close()
+        room.close()
         raise
-    batches = chain(() if first is None else (first,), reader)
-    return Result(lake, connection, reader.schema, batches, plan=plan)
+    result.then(room.close)
+    return result
 
 
-def write_result(result: Result, form: Format, out: BinaryIO, *, limit: int | None = None, notes: TextIO | None = None) -> int:
-    """Write the rows in that form to a binary stream (text is UTF-8), and how many the query has.
+def write_result(
+    result: Result,
+    form: Format,
+    out: BinaryIO,
+    *,
+    limit: int | None = None,
+    columns: int | None = None,
+    notes: TextIO | None = None,
+) -> int:
+    """Write the rows in that form to a binary stream (text is UTF-8), and how many were read.
 
-    table: aligned columns, times in UTC; of more than `limit` rows the first ones only, which `notes` is told.
+    table: aligned columns, times in UTC. With a `limit`, the first so many rows, and `notes` is told how many there are (beyond
+    a million the others are not read); with `columns`, no more than fit on so many of a terminal.
     csv: RFC 4180 with a header and plain line feeds; NULL is empty. json: one array of objects; NaN is null.
     In both, times are ISO-8601 with `Z`. parquet: a file; the stream needs no seek.
     UsageError where the form cannot hold the result.
@@ -235,11 +325,11 @@ def write_result(result: Result, form: Format, out: BinaryIO, *, limit: int | No
     if form in ("json", "parquet") and len(set(result.schema.names)) < len(result.schema.names):
         raise UsageError(f"{form} needs a name of its own for every column; these are {', '.join(result.schema.names)}: use AS")
     if form == "table":
-        return _write_table(result, out, limit, notes)
+        return _write_table(result, out, limit, columns, notes)
     return {"csv": _write_csv, "json": _write_json, "parquet": _write_parquet}[form](result, out)
 
 
-def _write_table(result: Result, out: BinaryIO, limit: int | None, notes: TextIO | None) -> int:
+def _write_table(result: Result, out: BinaryIO, limit: int | None, columns: int | None, notes: TextIO | None) -> int:
     shown: list[list[str]] = []
     total = 0
     for batch in result.batches():
@@ -247,23 +337,48 @@ def _write_table(result: Result, out: BinaryIO, limit: int | None, notes: TextIO
         if limit is None or len(shown) < limit:
             part = batch if limit is None else batch.slice(0, limit - len(shown))
             shown.extend(map(list, zip(*(_cells(column) for column in part.columns), strict=True)))
+        elif total > _COUNTED:
+            break
+    kept = len(result.schema)
     if result.plan:
         lines = [row[-1].rstrip() for row in shown]
     else:
-        shown = [[_printable(cell) for cell in row] for row in (result.schema.names, *shown)]
-        widths = [max(map(width, column)) for column in zip(*shown, strict=True)]
+        cells = [[_printable(cell) for cell in column] for column in zip(result.schema.names, *shown, strict=True)]
         right = [_is_number(field.type) for field in result.schema]
+        cells, right, kept = _fitting(cells, right, columns)
+        widths = [max(map(width, column)) for column in cells]
         lines = [
-            " | ".join(
-                padded(cell, columns, right=flush) for cell, columns, flush in zip(row, widths, right, strict=True)
-            ).rstrip()
-            for row in shown
+            " | ".join(padded(cell, size, right=flush) for cell, size, flush in zip(row, widths, right, strict=True)).rstrip()
+            for row in zip(*cells, strict=True)
         ]
         lines.insert(1, "-+-".join("-" * width for width in widths))
     out.write("".join(f"{line}\n" for line in lines).encode())
-    if notes is not None and limit is not None and total > limit:
-        notes.write(f"({limit} of {total} rows)\n")
+    if notes is not None and limit is not None and not result.plan:
+        out.flush()
+        notes.write(f"{_counted(total, limit, kept, len(result.schema))}\n")
     return total
+
+
+def _fitting(cells: list[list[str]], right: list[bool], columns: int | None) -> tuple[list[list[str]], list[bool], int]:
+    """The first and the last columns that fit on so many of a terminal, with `…` for those between; and how many they are."""
+    widths = [max(map(width, column)) for column in cells]
+    if columns is None or len(cells) == 1 or sum(widths) + 3 * (len(widths) - 1) <= columns:
+        return cells, right, len(cells)
+    head, tail, room = 1, len(cells), columns - widths[0] - len(" | …")
+    while head < tail:
+        one = head if head <= len(cells) - tail else tail - 1
+        if (room := room - widths[one] - 3) < 0:
+            break
+        head, tail = (head + 1, tail) if one == head else (head, tail - 1)
+    between = ["…"] * len(cells[0])
+    return [*cells[:head], between, *cells[tail:]], [*right[:head], False, *right[tail:]], len(cells) - (tail - head)
+
+
+def _counted(total: int, limit: int, kept: int, columns: int) -> str:
+    """`(3 rows)`, or how much of how many is shown."""
+    many = f"more than {_COUNTED:,}" if total > _COUNTED else f"{total:,}"
+    rows = f"{limit} of {many} rows" if total > limit else "1 row" if total == 1 else f"{total} rows"
+    return f"({rows})" if kept == columns else f"({rows}, {kept} of {columns} columns)"
 
 
 def _write_csv(result: Result, out: BinaryIO) -> int:
@@ -401,7 +516,7 @@ def _printable(text: str) -> str:
 
 
 def _check(connection: duckdb.DuckDBPyConnection, sql: str, tables: set[str]) -> bool:
-    """Refuse what is not one query; collect the tables that it names; whether it is an EXPLAIN."""
+    """Refuse what is not one query; collect the tables and table functions that it names; whether it is an EXPLAIN."""
     try:
         sql.encode()
         kinds = [statement.type for statement in connection.extract_statements(sql)]
@@ -425,9 +540,9 @@ def _check(connection: duckdb.DuckDBPyConnection, sql: str, tables: set[str]) ->
             raise UsageError("etl sql reads only; a WITH that writes is no query")
         if refused := _refused(node):
             known = f"macros: {', '.join(MACROS)}"
-            raise UsageError(f"etl sql does not run {refused}(): it reads the lake and nothing else; {known}")
-        if isinstance(node.get("table_name"), str):
-            tables.add(node["table_name"].lower())
+            meant = hints.close(refused, MACROS)
+            raise UsageError(f"etl sql does not run {refused}(): it reads the lake and nothing else{meant}\n{known}")
+        tables.update(name.lower() for name in (node.get("table_name"), _function(node)) if name)
     return False
 
 
@@ -452,9 +567,14 @@ def _refused(node: dict[str, Any]) -> str | None:
     name = str(node.get("function_name", "")).lower()
     if node.get("type") != "TABLE_FUNCTION":
         return name if name in _REFUSED_FUNCTIONS else None
-    function = node.get("function")
-    name = str(function.get("function_name", "")).lower() if isinstance(function, dict) else ""
+    name = _function(node)
     return None if name in _TABLE_FUNCTIONS else name or "this function"
+
+
+def _function(node: dict[str, Any]) -> str:
+    """The name of the function that the node selects from, else nothing."""
+    function = node.get("function")
+    return str(function.get("function_name", "")).lower() if isinstance(function, dict) else ""
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -490,9 +610,9 @@ def _error(lake: Path, text: str, tables: Container[str]) -> EtlError:
     if kind == "Permission":
         text = f"etl sql reads the lake at {lake} and nothing else: {text}"
     elif kind == "Catalog":
-        text += f"\nviews: {', '.join(VIEWS)}; macros: {', '.join(MACROS)}"
+        text = hints.of_catalog(text)
     elif kind == "Binder":
-        text += "".join(f"\ncolumns of {view}: {', '.join(VIEWS[view])}" for view in VIEWS if view in tables)
+        text = hints.of_columns(text, tables)
     return UsageError(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterable
 from importlib.resources import files
@@ -50,7 +51,14 @@ VIEWS: dict[str, dict[str, str]] = {
         "rows_written partitions_written requests weight bytes_downloaded failed exit_code BIGINT"
     ),
 }
-MACROS = ("bars", "resample", "bars_with_funding", "gaps", "universe")
+# Every macro with the columns of its rows; its parameters stand in its template.
+MACROS: dict[str, dict[str, str]] = {
+    "bars": VIEWS["klines"],
+    "resample": VIEWS["klines"] | _typed_names("bars bars_expected BIGINT"),
+    "bars_with_funding": VIEWS["klines"] | _typed_names("funding_time TIMESTAMP, funding_rate DOUBLE"),
+    "gaps": _typed_names("gap_start gap_end TIMESTAMP, missing BIGINT, verdict VARCHAR"),
+    "universe": VIEWS["symbols"],
+}
 
 _FOOTER = (
     '{"market":"VARCHAR","symbol":"VARCHAR","interval":"VARCHAR","holes":["BIGINT[]"],"lost":["BIGINT[]"],"coverage":'
@@ -123,6 +131,12 @@ def create_views(connection: duckdb.DuckDBPyConnection, text: str) -> None:
         connection.execute(text)
     except duckdb.Error as error:
         raise LakeError(f"the views cannot be made: {error}; move the broken file away, a backfill fetches it anew") from error
+
+
+def signature(macro: str) -> str:
+    """How the macro is called: its name, its parameters, and what they are if they are left out."""
+    found = re.search(r"MACRO (.*) AS TABLE", _template(macro))
+    return found[1] if found else macro
 
 
 def quoted(text: str) -> str:

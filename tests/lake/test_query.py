@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import re
 import subprocess
 import sys
 from datetime import UTC, date, datetime
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from etl.errors import LakeError, UsageError
-from etl.lake.query import connect, load, run, write_result
+from etl.lake.query import Room, connect, load, run, write_result
 
 from .test_views import HOUR, KLINES, at, bar, fill, minutes, ms, settlement, write
 
@@ -176,6 +175,56 @@ def test_parameters_are_bound(lake):
         assert [row for batch in result.batches() for row in batch.to_pylist()] == [{"c": 3}]
 
 
+@pytest.mark.parametrize(
+    ("sql", "given", "message"),
+    [
+        ("SELECT $a", {}, r"needs a value for \$a; give it with -p a=VALUE$"),
+        ("SELECT $symbol, $b", {"symbl": 1}, r"for \$b, \$symbol; give it with -p b=VALUE -p symbol=VALUE$"),
+        ("SELECT $symbol", {"symbl": 1}, r"-p symbol=VALUE; did you mean symbl\?"),
+        ("SELECT ? + ?", {"1": 1}, r"needs a value for \$2"),
+        ("EXPLAIN SELECT $a", {}, r"needs a value for \$a"),
+        ("SELECT $symbol", {"symbol": 1, "symbols": 2}, r"the query has no \$symbols; it has \$symbol; did you mean symbol\?"),
+        ("SELECT 1", {"a": 1}, r"the query has no \$a; it has none"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_told(lake, sql, given, message):
+    with pytest.raises(UsageError, match=message):
+        run(lake, sql, given)
+
+
+def test_the_case_of_a_parameter_does_not_matter(lake):
+    with run(lake, "SELECT $Symbol AS s, $SYMBOL AS t", {"symboL": "x"}) as result:
+        assert [row for batch in result.batches() for row in batch.to_pylist()] == [{"s": "x", "t": "x"}]
+
+
+def test_a_room_answers_one_question_after_the_other_and_sees_what_is_new(lake):
+    def ask(sql, **options):
+        with room.ask(sql, {"symbol": "BTCUSDT"}, strict=False) as result:
+            return [tuple(row.values()) for batch in result.batches() for row in batch.to_pylist()]
+
+    with Room(lake) as room:
+        assert ask("SELECT count(*) FROM klines WHERE symbol = $symbol") == [(6,)]
+        with pytest.raises(UsageError, match="did you mean open_time"):
+            ask("SELECT opentime FROM klines")
+        with pytest.raises(UsageError, match="boo"):
+            ask("SELECT CASE WHEN i < 999999 THEN i ELSE error('boo') END AS i FROM range(1000000) AS r(i)")
+        room.ask("SELECT i FROM range(1000000) AS r(i)").close()  # nobody reads it
+        assert ask("SELECT count(*) FROM mark_klines") == [(0,)]
+        write(
+            lake, "mark_klines", "BTCUSDT", "1h", "2024", [(ms("2024-01-01"), 1.0, 2.0, 0.5, 1.5, ms("2024-01-01T01:00") - 1)]
+        )
+        write(lake, "klines", "BTCUSDT", "1m", "2024", minutes("2024-01-01", 4, 103.0))
+        write(lake, "klines", "NEWUSDT", "1m", "2024", minutes("2024-01-01", 1))
+        assert ask("SELECT count(*) FROM mark_klines") == [(1,)]
+        assert ask("SELECT symbol, count(*) FROM klines GROUP BY ALL ORDER BY ALL") == [
+            ("BTCUSDT", 7),
+            ("ETHUSDT", 1),
+            ("NEWUSDT", 1),
+        ]
+        with pytest.raises(UsageError, match="and nothing else"):
+            ask("FROM read_text('/etc/passwd')")
+
+
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     folder = tmp_path / "outside"
@@ -271,9 +320,27 @@ def test_a_lake_may_lie_anywhere(tmp_path, name):
     ("sql", "message"),
     [
         ("SELEC 1", r"syntax error at or near"),
-        ("FROM kline", r"views: klines, mark_klines, .*runs; macros: bars, resample, bars_with_funding, gaps, universe"),
+        (
+            "FROM kline",
+            r"did you mean klines, .*\nviews: klines, .*runs; macros: bars, resample, bars_with_funding, gaps, universe",
+        ),
+        ("FROM main.Fundings", r"did you mean funding\?\nviews: "),
+        ("FROM bars", r"did you mean bars\?\nviews: "),  # it takes arguments
+        ("FROM klines('BTCUSDT')", r"does not run klines\(\)"),
         ("FROM candles('BTCUSDT')", r"macros: bars, "),
-        ("SELECT opentime FROM klines", r'"opentime"[\s\S]*columns of klines: market, symbol, interval, open_time, open, '),
+        ("FROM univers('2024-01-01')", r"does not run univers\(\)[^;]*; did you mean universe\?\nmacros: bars, "),
+        ("FROM bars('BTCUSDT')", r"Candidate macros:\n\tbars\(symbol, interval, market := 'um'\)"),
+        ("FROM bars('BTCUSDT', '1m', markt := 'um')", r"Candidate macros:\n\tbars\(symbol, interval, market := 'um'\)"),
+        (
+            "SELECT opentime FROM klines",
+            r'"opentime" not found in FROM clause; did you mean open_time, .*\ncolumns of klines: market, symbol, interval, ',
+        ),
+        ("SELECT k.hihg FROM klines AS k", r'"hihg"; did you mean high\?\ncolumns of klines: '),
+        (
+            "SELECT funding_rat FROM bars_with_funding('BTCUSDT', '1m')",
+            r"did you mean funding_rate, .*\ncolumns of bars_with_funding: market, .*, funding_time, funding_rate$",
+        ),
+        ("FROM klines JOIN funding USING (symbl)", r"did you mean symbol\?\ncolumns of klines: .*\ncolumns of funding: "),
         (
             "SELECT rate FROM klines AS k JOIN funding AS f USING (symbol)",
             r"columns of klines: [\s\S]*columns of funding: market, symbol, funding_time",
@@ -378,10 +445,31 @@ def test_a_table_may_be_cut_and_says_so(lake):
     notes = io.StringIO()
     text = answer(lake, "SELECT i FROM range(100000) AS r(i)", "table", limit=3, notes=notes)
     assert text == "i\n-\n0\n1\n2\n"
-    assert notes.getvalue() == "(3 of 100000 rows)\n"
+    assert notes.getvalue() == "(3 of 100,000 rows)\n"
+    for rows, told in ((0, "(0 rows)"), (1, "(1 row)"), (3, "(3 rows)"), (4_000_000, "(3 of more than 1,000,000 rows)")):
+        notes = io.StringIO()
+        answer(lake, f"SELECT i FROM range({rows}) AS r(i)", "table", limit=3, notes=notes)
+        assert notes.getvalue() == f"{told}\n"
     notes = io.StringIO()
-    assert answer(lake, "SELECT 1 AS i", "table", limit=3, notes=notes) == "i\n-\n1\n"
+    answer(lake, "SELECT i FROM range(4) AS r(i)", "table", notes=notes)
     assert notes.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("columns", "text", "told"),
+    [
+        (24, "a |  b | c   |     d | e\n--+----+-----+-------+--\n1 | 22 | xyz | 12345 | v\n", "(1 row)"),
+        (23, "a |  b | … |     d | e\n--+----+---+-------+--\n1 | 22 | … | 12345 | v\n", "(1 row, 4 of 5 columns)"),
+        (21, "a |  b | … | e\n--+----+---+--\n1 | 22 | … | v\n", "(1 row, 3 of 5 columns)"),
+        (3, "a | …\n--+--\n1 | …\n", "(1 row, 1 of 5 columns)"),
+    ],
+)
+def test_a_table_fits_on_the_terminal(lake, columns, text, told):
+    notes = io.StringIO()
+    sql = "SELECT 1 AS a, 22 AS b, 'xyz' AS c, 12345 AS d, 'v' AS e"
+    assert answer(lake, sql, "table", limit=3, columns=columns, notes=notes) == text
+    assert notes.getvalue() == f"{told}\n"
+    assert answer(lake, "SELECT 'long' AS a", "table", limit=3, columns=2) == "a\n----\nlong\n"
 
 
 def test_a_plan_is_printed_as_it_is(lake):
@@ -415,20 +503,6 @@ def test_two_columns_of_one_name_need_two(lake, form):
 def test_what_parquet_cannot_hold_is_a_mistake_of_the_query(lake):
     with pytest.raises(UsageError, match="cast it"):
         answer(lake, "SELECT INTERVAL 1 DAY AS a", "parquet")
-
-
-# The documentation
-
-
-def test_every_query_of_the_documentation_runs(tmp_path):
-    lake = tmp_path / "lake"
-    lake.mkdir()
-    fill(lake)
-    text = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
-    queries = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
-    assert len(queries) > 5
-    for query in queries:
-        answer(lake, query)
 
 
 # Zones

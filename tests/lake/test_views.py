@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.errors import LakeError, UsageError
-from etl.lake.views import catalog_sql, create_views, write_catalog
+from etl.lake.views import MACROS, catalog_sql, create_views, signature, write_catalog
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -231,6 +231,9 @@ def test_macros_have_the_columns_of_the_contract(lake, sql):
     }
     for macro, columns in macros.items():
         assert [(name, kind) for name, kind, *_ in sql(f"DESCRIBE FROM {macro}")] == list(columns.items()), macro
+        assert MACROS[macro.partition("(")[0]] == columns
+    assert signature("universe") == """universe("at", market := 'um')"""
+    assert {signature(macro).partition("(")[0] for macro in MACROS} == set(MACROS)
 
 
 def test_a_run_is_a_row(lake, sql):
