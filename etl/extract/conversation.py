@@ -349,7 +349,7 @@ def retry_after(headers: Mapping[str, str], now: int | None) -> float | None:
 
 
 def http_date(text: str | None) -> int | None:
-    """A date header as ms UTC, at most so late that a wait can be added; None where it is absent or no date of four-digit years."""
+    """A date header as ms UTC, early enough to add a wait; None where it is absent or no date of four-digit years."""
     try:
         date = from_datetime(parsedate_to_datetime(text)) if text else None
     except (ValueError, TypeError, OverflowError):
