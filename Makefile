@@ -40,7 +40,7 @@ test: install ## run the whole test suite
 soak: install ## long batteries: 500 kills, every system call on the lake disturbed, every fault alone; about an hour
 	ETL_SOAK=1 $(BIN)/python -m pytest tests/crash tests/faults -n 2 --dist worksteal
 
-check: lint types contracts test ## everything that must be green before a commit
+check: lint types contracts audit test ## everything that must be green before a commit
 
 format: install ## rewrite the sources in the project's format
 	$(BIN)/ruff format .

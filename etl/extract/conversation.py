@@ -349,9 +349,9 @@ def retry_after(headers: Mapping[str, str], now: int | None) -> float | None:
 
 
 def http_date(text: str | None) -> int | None:
-    """A date header as ms UTC; None where it is absent or no date of these four-digit years."""
+    """A date header as ms UTC, early enough to add a wait; None where it is absent or no date of four-digit years."""
     try:
         date = from_datetime(parsedate_to_datetime(text)) if text else None
     except (ValueError, TypeError, OverflowError):
         return None
-    return date if date is None or 0 <= date <= MAX_TIME - _LONGEST_WAIT * SECOND else None
+    return None if date is None or not 0 <= date <= MAX_TIME else min(date, MAX_TIME - _LONGEST_WAIT * SECOND)
