@@ -297,6 +297,7 @@ class Pipeline:
         try:
             filed = {want.series: want for want in self._filed(wants, outcome, looks_back=turn.looks_back)}
             wants = [filed.get(want.series, want) for want in wants]
+            outcome.findings += [_too_late(want) for want in wants if not want.span and want.ends < MAX_TIME]
             self._run(outcome, store, list(filed.values()))
         except (Refused, Cancelled) as error:
             outcome.stopped = error
@@ -862,6 +863,11 @@ def _once(failed: Sequence[tuple[Series, EtlError]]) -> list[tuple[Series, EtlEr
     return told
 
 
+def _too_late(want: Want) -> Finding:
+    over = TimeRange(want.ends, want.ends)
+    return Finding(want.series, "over", "info", over, 0, f"nothing to fetch: the contract was over at {iso(want.ends)}")
+
+
 def _until(span: TimeRange, contract: Contract, sources: Sequence[Source]) -> TimeRange:
     """What of the wanted span can be asked for: nothing long after the end, nor of REST once the exchange has forgotten it."""
     ends = min(MAX_TIME, contract.ends + OVER) if contract.listed or "rest" not in sources else contract.last
@@ -924,15 +930,28 @@ def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -
     return [Life(*each) for each in zip(firsts, lasts, strict=True)]
 
 
-def _gaps(series: Series, holes: Iterable[TimeRange], entries: Sequence[Coverage]) -> Iterable[Gap]:
-    """The holes by who was asked for them: of an outage every source was."""
-    rest, archive = ([entry.span for entry in entries if entry.source == source] for source in ("rest", "archive"))
-    for hole in union(holes):
-        denied = intersection([hole], intersection(rest, archive))
-        if denied == (hole,) and hole.end - hole.start >= registry.BETWEEN_LIVES:
-            continue
-        yield from (Gap(series, span, "outage") for span in denied)
+def _gaps(series: Series, holes: Sequence[TimeRange], entries: Sequence[Coverage]) -> Iterable[Gap]:
+    """The holes by who was asked for them: of an outage every source was. Between two contracts there is no gap."""
+    denied = _denied(entries)
+    for hole in subtract(holes, _between_lives(holes, entries)):
+        yield from (Gap(series, span, "outage") for span in intersection([hole], denied))
         yield from (Gap(series, span, "missing") for span in subtract([hole], denied))
+
+
+def _denied(entries: Iterable[Coverage]) -> tuple[TimeRange, ...]:
+    """What both sources were asked for."""
+    rest, archive = ([entry.span for entry in entries if entry.source == source] for source in ("rest", "archive"))
+    return intersection(rest, archive)
+
+
+def _between_lives(holes: Iterable[TimeRange], entries: Sequence[Coverage]) -> tuple[TimeRange, ...]:
+    """Absences that both sources confirm and that are too long for an outage: one contract ended there, another began."""
+    denied = _denied(entries)
+    return tuple(
+        hole
+        for hole in union(holes)
+        if hole.end - hole.start >= registry.BETWEEN_LIVES and intersection([hole], denied) == (hole,)
+    )
 
 
 def _archived(jobs: Sequence[Job]) -> bool:
@@ -960,10 +979,11 @@ def rebuild(store: Store, wait: float = 0.0) -> None:
 def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: True) -> list[dict[str, Any]]:
     """What is stored of the chosen series, one row a series, from the footers alone; the lag is against `now` (ms UTC).
 
-    `expected` counts the grid from the first to the last row; it and `missing` are None for a series without a grid. The lag of
-    a contract that has ended counts up to its end. A series whose files cannot be read has an `error` and nothing else.
+    `expected` counts the grid from the first to the last row, without the time between two contracts; `lost` counts the bars,
+    there or elsewhere, that were to come and could not be fetched yet. They and `missing` are None for a series without a grid.
+    The lag of a contract that is over ends with it. A series whose files cannot be read has an `error` and nothing else.
     """
-    ends = {market: _deliveries(store, market) for market in registry.MARKETS}
+    ends = {market: _over(store, market) for market in registry.MARKETS}
     rows: list[dict[str, Any]] = []
     for series in filter(chosen, store.series()):
         row: dict[str, Any] = {**series.as_dict(), **dict.fromkeys(STATUS)}
@@ -978,21 +998,26 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
         row["rows"] = sum(file.rows for file in files)
         row["bytes"] = sum(file.size for file in files)
         row["sources"] = sorted({c.source for file in files for c in file.coverage})
+        interval = registry.interval(series.interval) if series.interval else None
+        if interval:
+            row["lost"] = sum(interval.count(span) for span in union(span for file in files for span in file.lost))
         if first is None or last is None:
             continue
         row["first"], row["last"] = iso(first), iso(last)
-        interval = registry.interval(series.interval) if series.interval else None
         following = interval.next(last) if interval else last
         if interval:
-            row["expected"] = interval.count(TimeRange(first, following))
+            entries = [entry for file in files for entry in file.coverage]
+            apart = _between_lives([hole for file in files for hole in file.holes], entries)
+            spans = subtract([TimeRange(first, following)], apart)
+            row["expected"] = sum(interval.count(span) for span in spans)
             row["missing"] = row["expected"] - row["rows"]
         row["lag_s"] = max(0, min(now, ends[series.market].get(series.symbol, now)) - following) // 1000
     return rows
 
 
-STATUS = ("first", "last", "rows", "expected", "missing", "lag_s", "bytes", "sources")
+STATUS = ("first", "last", "rows", "expected", "missing", "lost", "lag_s", "bytes", "sources")
 
 
-def _deliveries(store: Store, market: str) -> dict[str, int]:
-    rows = Symbols(store.root, market).rows()
-    return {symbol: row["delivery_time"] for symbol, row in rows.items() if isinstance(row["delivery_time"], int)}
+def _over(store: Store, market: str) -> dict[str, int]:
+    """When the contract of each symbol was, or will be, over: after its last bar, or its delivery; else MAX_TIME."""
+    return {symbol: ended(row) for symbol, row in Symbols(store.root, market).rows().items()}

@@ -207,7 +207,7 @@ def _of_file(series: Series, stored: Stored, rows: pa.Table, lives: Sequence[Tim
     yield from _absent(series, "outage", "info", within, "no source has them")
     one = subtract(stored.holes, denied)
     yield from _absent(series, "missing", "warning", one, "one source answered without them, the other was not asked")
-    yield from _absent(series, "lost", "warning", stored.lost, "a source failed; run again")
+    yield from _absent(series, "lost", "warning", stored.lost, "they could not be asked for; run etl update")
 
 
 def _of_edges(series: Series, files: Sequence[Stored], trading: Mapping[str, int]) -> Iterator[Finding]:

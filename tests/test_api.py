@@ -1,5 +1,6 @@
 """`etl.connect`, `etl.load` and `etl.universe`: the lake of the settings, or the one that is named, or a snapshot of it."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,20 @@ def test_an_unknown_snapshot_is_told_with_those_that_there_are(lake):
     ):
         with pytest.raises(etl.UsageError, match=r"has no snapshot '\w*'; it has none"):
             ask()
+
+
+def test_a_snapshot_is_read_by_one_thread(lake):
+    """Threads add doubles in the order in which they come, so the last bits differ from one time to the next."""
+    snapshots.create(Store.open(lake, network="mainnet", layout="year"), "sums")
+    with etl.connect(lake, snapshot="sums") as frozen, etl.connect(lake) as live:
+        threads = "SELECT current_setting('threads')"
+        assert frozen.sql(threads).fetchall() == [(1,)]
+        assert live.sql(threads).fetchall() == [(os.cpu_count(),)]
+
+
+def test_a_range_that_ends_before_it_starts_is_refused(lake):
+    with pytest.raises(etl.UsageError, match="must lie before"):
+        etl.load("klines", "BTCUSDT", "1h", start="2026-02-22", end="2026-02-21", lake=lake)
 
 
 def test_polars_frames(lake):

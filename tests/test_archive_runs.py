@@ -16,7 +16,7 @@ from etl.errors import Cancelled, Refused
 from etl.lake.query import connect
 from etl.lake.store import Store
 from etl.model import Series
-from etl.pipeline import Pipeline, Selection, Stop
+from etl.pipeline import Pipeline, Selection, Stop, status
 from etl.plan import closed_end
 from etl.ranges import DAY, HOUR, MINUTE, TimeRange, iso, parse_time
 from etl.sim.clock import Clock
@@ -429,6 +429,13 @@ def test_a_delisted_symbol_is_backfilled_whole(exchange, tmp_path, source):
     again = run(exchange, lake, select("klines funding", "SRMUSDT", "1h"), source=source)
     assert (again.exit_code, again.rows_written, zips(exchange), pages(exchange)) == (0, 0, [], 0)
     assert partitions(lake) == before
+    shown = {row["dataset"]: row for row in status(Store.open(lake, network="mainnet", layout="year"), NOW)}
+    assert shown["klines"]["lag_s"] == 0
+    assert shown["funding"]["lag_s"] < 8 * HOUR // 1000
+    later = run(exchange, lake, select("klines", "SRMUSDT", "1h", "2025-01-01"), source=source)
+    (over,) = later.findings
+    assert (over.check, later.exit_code) == ("over", 0)
+    assert "was over at 2022-1" in over.message
 
 
 @pytest.mark.parametrize("source", ["auto", "archive"])
@@ -461,6 +468,12 @@ def test_a_re_used_ticker_has_two_lives(exchange, tmp_path, source):
     edges = told(lake, "dataset = 'klines' AND day IN ('2022-05-13', '2022-09-10')", "day::VARCHAR, rows, missing, verdict")
     if source == "auto":
         assert edges == [("2022-05-13", 1, 0, "partial"), ("2022-09-10", 14, 0, "partial")]
+    with connect(lake) as connection:
+        gaps = connection.sql("SELECT gap_start::VARCHAR, missing, verdict FROM gaps('LUNAUSDT', '1h')").fetchall()
+    hours = (apart.end - apart.start) // HOUR
+    assert gaps == [("2022-05-13 01:00:00", hours, "not_listed" if source == "auto" else "missing")]
+    row = next(iter(status(Store.open(lake, network="mainnet", layout="year"), NOW)))
+    assert (row["missing"], row["lost"]) == (0 if source == "auto" else hours, 0)
     before = partitions(lake)
     exchange.reset()
     again = run(exchange, lake, select("klines funding", "LUNAUSDT", "1h", None, "2023-01-01"), source=source)

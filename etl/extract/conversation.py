@@ -354,4 +354,4 @@ def http_date(text: str | None) -> int | None:
         date = from_datetime(parsedate_to_datetime(text)) if text else None
     except (ValueError, TypeError, OverflowError):
         return None
-    return None if date is None or not 0 <= date <= MAX_TIME else min(date, MAX_TIME - _LONGEST_WAIT * SECOND)
+    return None if date is None or not 0 <= date <= MAX_TIME else min(date, MAX_TIME - int(_LONGEST_WAIT) * SECOND)

@@ -31,7 +31,7 @@ from ..ranges import from_datetime, parse_time, to_datetime
 from ..text import padded, width
 from . import hints
 from .beside import again, held
-from .store import Store
+from .store import MANIFEST, Store
 from .views import MACROS, VIEWS, catalog_sql, create_views, pattern, quoted
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
         connection.execute("SET TimeZone = 'UTC'")
         # DuckDB takes a view of one symbol for one row and would join it with nested loops (design 4).
         connection.execute("SET asof_loop_join_threshold = 0")
+        if (lake / MANIFEST).exists():
+            # Threads add in the order in which they come, so that sums differ in their last bits from one time to the next; and
+            # what is asked of a snapshot is to be the same for ever.
+            connection.execute("SET threads = 1")
         # By default a query that outgrows the memory spills into the working directory.
         connection.execute(f"SET temp_directory = {quoted(str(Path(tempfile.gettempdir(), f'etl-{secrets.token_hex(8)}')))}")
         create_views(connection, catalog_sql(lake))
@@ -153,6 +157,8 @@ def load(  # noqa: PLR0917 - what names a series and its range reads well in thi
         raise _no_series(lake, series)
     names = [f"?::VARCHAR AS {name}" if name in series.as_dict() else name for name in VIEWS[dataset]]
     known = [value for name, value in series.as_dict().items() if name in VIEWS[dataset]]
+    if start is not None and end is not None and _moment(start) >= _moment(end):
+        raise UsageError(f"start {start} must lie before end {end}; the range is half-open, [start, end)")
     bounds = [(sign, _moment(time)) for sign, time in ((">=", start), ("<", end)) if time is not None]
     where = " AND ".join(["true", *(f"{kind.time_column} {sign} ?" for sign, _ in bounds)])
     query = (

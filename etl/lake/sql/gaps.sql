@@ -1,6 +1,6 @@
 -- gaps(symbol, interval): what is absent after the first bar: between two bars by content, after the last bar by the footers.
--- verdict: `missing` where a source answered for the whole gap, `outage` where REST and the archive did, NULL where a part of it
--- was not asked.
+-- verdict: `missing` where a source answered for the whole gap, `outage` where REST and the archive did, `not_listed` where that
+-- lasts for a week or more, as between two contracts of one name; NULL where a part of it was not asked.
 CREATE OR REPLACE MACRO gaps(symbol, "interval", market := 'um') AS TABLE
 WITH footers AS (
   SELECT from_json(decode(m.value), '$footer') AS etl
@@ -33,6 +33,11 @@ judged AS (
 )
 SELECT j.gap_start, j.gap_end,
   CASE WHEN "interval" = '1M' THEN datediff('month', j.gap_start, j.gap_end) ELSE j.length // $step END AS missing,
-  CASE WHEN j.hole < j.length THEN NULL WHEN j.rest = j.length AND j.archive = j.length THEN 'outage' ELSE 'missing' END AS verdict
+  CASE
+    WHEN j.hole < j.length THEN NULL
+    WHEN j.rest < j.length OR j.archive < j.length THEN 'missing'
+    WHEN j.length >= $between THEN 'not_listed'
+    ELSE 'outage'
+  END AS verdict
 FROM judged AS j
 ORDER BY j.gap_start;
