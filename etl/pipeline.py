@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,6 +41,7 @@ from .model import SOURCES, Coverage, Finding, Job, Partition, Receipt, Series, 
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
 from .sources import OVER, Choice, Sources, is_over
+from .text import meant
 from .work import LISTED_LONG, Listing, Worker
 
 # A round trip to the exchange, for the estimate of --dry-run only.
@@ -227,10 +227,9 @@ class Pipeline:
         with self._recorded(outcome):
             asked = self._asked(store, selections, stored, outcome)
             if not asked and not outcome.failed:
-                raise UsageError(
-                    f"nothing to do: the lake at {self.settings.lake} holds no such series; "
-                    "etl backfill, or config/universe.toml, adds them"
-                )
+                place = self.settings.lake
+                found = f"the lake at {place} holds no such series" if store.exists else f"there is no lake at {place}"
+                raise UsageError(f"nothing to do: {found}; etl backfill, or config/universe.toml, adds series")
             if dry_run:
                 self._only_plan(outcome, store, _Round(asked, lookback))
                 return outcome
@@ -651,8 +650,7 @@ class Pipeline:
             elif symbol in names or symbol in stored or symbol in self._sources.folders(market, dataset):
                 chosen.append(symbol)
             else:
-                near = get_close_matches(symbol.upper(), {*names, *self._sources.folders(market, dataset)}, n=3)
-                hint = f"; did you mean {' or '.join(near)}?" if near else "; etl symbols lists what there is"
+                hint = meant(symbol, {*names, *self._sources.folders(market, dataset)}) or "; etl symbols lists what there is"
                 raise UsageError(f"market {market} has no symbol {symbol!r} for {dataset}{hint}")
         return list(dict.fromkeys(chosen))
 

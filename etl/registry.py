@@ -180,6 +180,12 @@ def interval(name: str) -> Interval:
     return _find(INTERVALS, "interval", name)
 
 
+def fills(name: str, target: str) -> bool:
+    """Whether whole bars of the interval `name` make up those of the coarser `target`."""
+    step, wide = INTERVALS[name].step, INTERVALS[target].step
+    return 0 < step <= DAY and name != target and (not wide or wide % step == 0)
+
+
 _T = TypeVar("_T")
 
 

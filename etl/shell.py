@@ -16,9 +16,9 @@ import duckdb
 
 from . import report
 from .errors import EtlError, LakeError, UsageError
-from .lake import hints
 from .lake.query import Room, write_result
 from .lake.views import MACROS, VIEWS, signature
+from .text import meant
 
 log = logging.getLogger("etl")
 
@@ -220,6 +220,6 @@ def _told(command: str) -> str:
     name = names[0].partition("(")[0]
     if name.lower() not in known:
         every = f"views: {', '.join(VIEWS)}; macros: {', '.join(MACROS)}"
-        raise UsageError(f"there is no view or macro {name}{hints.close(name, known)}\n{every}")
+        raise UsageError(f"there is no view or macro {name}{meant(name, known)}\n{every}")
     described = [{"column": column, "type": kind} for column, kind in known[name.lower()].items()]
     return f"{report.records(described, ('column', 'type'))}\n"

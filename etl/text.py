@@ -1,9 +1,11 @@
-"""Text for people: how wide it is on a terminal, columns that stay in line in any script, and addresses without passwords."""
+"""Text for people: its width on a terminal, columns in line in any script, names that were meant, no passwords."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def width(text: str) -> int:
@@ -30,3 +32,11 @@ def masked(text: str) -> str:
     """The text without the user names and passwords of the URLs in it: `http://me:secret@host` is `http://***@host`."""
     # To the last @ of the word: a password may hold any character that should have been encoded.
     return re.sub(r"(?<=://)\S*@", "***@", text)
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """`; did you mean A, B?`, of the known names that are close, or that one which is the same but for case; else nothing."""
+    by_folded = {one.casefold(): one for one in known}
+    folded = name.casefold()
+    found = [folded] if folded in by_folded else get_close_matches(folded, by_folded, n=3)
+    return f"; did you mean {', '.join(by_folded[one] for one in found)}?" if found else ""

@@ -102,9 +102,9 @@ def compare(
     """What was `found`, and what the source has otherwise than the lake.
 
     Of the archive every file that holds what is covered: its digest, and its rows. Of REST a sample: of each stored file the
-    newest page, and one that its name decides, so that the same lake is always compared in the same places.
+    newest page, and one that its name decides, so that the same lake is always compared in the same places. What REST does not
+    list any more is told, and not asked for.
     """
-    asked = [(series, path) for series in filter(chosen, store.series()) for path in store.paths(series)]
 
     def ask(one: tuple[Series, Path]) -> list[Finding] | EtlError:
         try:
@@ -118,12 +118,28 @@ def compare(
 
     findings, failed = list(found.findings), []
     with closing(Sources(settings, stop, source)) as sources, ThreadPoolExecutor(settings.workers) as threads:
+        every = list(filter(chosen, store.series()))
+        gone = [series for series in every if source == "rest" and not _listed(sources, series)]
+        findings += [_unlisted(store, series) for series in gone]
+        asked = [(series, path) for series in every if series not in gone for path in store.paths(series)]
         for (series, _), answer in zip(asked, threads.map(ask, asked), strict=True):
             if isinstance(answer, EtlError):
                 failed.append((series, answer))
             else:
                 findings += answer
     return replace(found, findings=tuple(sorted(findings, key=_rank)), failed=tuple(failed))
+
+
+def _listed(sources: Sources, series: Series) -> bool:
+    rules = sources.exchange_info(series.market).symbols
+    return any(series.symbol in {rule.symbol, rule.pair} for rule in rules)
+
+
+def _unlisted(store: Store, series: Series) -> Finding:
+    periods = [period for path in store.paths(series) if (period := store.period(path))]
+    span = TimeRange(periods[0].start, periods[-1].end) if periods else TimeRange(0, 0)
+    message = "REST does not list it any more, and was not asked; --against archive compares it"
+    return Finding(series, "unlisted", "info", span, 0, message)
 
 
 def _archived(sources: Sources, stored: Stored, mine: pa.Table) -> Iterator[Finding]:

@@ -144,6 +144,26 @@ def test_backfill_update_status_and_sql(etl, exchange, tmp_path):
     ]
 
 
+def test_lags_are_counted_up_to_the_time_that_is_named(etl):
+    etl(
+        "backfill",
+        "klines",
+        "--symbols",
+        "BTCUSDT",
+        "--interval",
+        "1d",
+        "--start",
+        "2026-02-20",
+        "--end",
+        "2026-02-25",
+        check=0,
+    )
+    (row,) = json.loads(etl("status", "--at", "2026-02-27", "--max-lag", "3d", "--json", check=0).stdout)["series"]
+    assert (row["lag_s"], row["missing"], row["lost"]) == (2 * 86_400, 0, 0)
+    assert "2.0 d" in etl("status", "--at", "2026-02-27", check=0).stdout
+    etl("status", "--at", "2026-02-27", "--max-lag", "1d", check=1)
+
+
 def test_status_can_alert_and_rebuild(etl, tmp_path):
     etl(*BACKFILL, check=0)
     late = etl("status", "--max-lag", "1s", "--json", check=1)
@@ -240,6 +260,34 @@ def test_the_same_selection_means_the_same_everywhere(etl):
     )
     assert json.loads(etl("update", "klines", "--json", check=0).stdout)["rows_written"] == 108
     assert json.loads(etl("update", "--symbols", "all", "--json", check=0).stdout)["rows_written"] == 14
+
+
+def test_what_names_nothing_that_is_stored_is_no_success(etl):
+    """Else an alert with a mistyped name is green for ever."""
+    etl("backfill", "klines", "--symbols", "BTCUSDT", "--interval", "1d", "--start", "2026-02-20", check=0)
+    for command in (["status"], ["verify"], ["update"], ["repair", "--dry-run"]):
+        for selected, hint in {
+            ("--symbols", "BTCUSD"): "did you mean BTCUSDT?",
+            ("--symbols", "BTCUSDT,btcusdt"): "did you mean BTCUSDT?",
+            ("--symbols", "BTCUSDT", "--interval", "1m"): "um klines BTCUSDT 1d and nothing else",
+            ("--interval", "1m"): "etl status lists what it holds",
+            ("--market", "cm"): "etl status lists what it holds",
+            ("funding",): "etl status lists what it holds",
+        }.items():
+            told = etl(*command, *selected, "--json", check=2)
+            assert hint in json.loads(told.stdout)["error"]["message"], (command, selected)
+    # What the universe names may come yet.
+    assert etl("verify", "--symbols", "ever", "-q", check=0).stdout == ""
+    assert "nothing is wrong" in etl("verify", check=0).stderr
+
+
+def test_an_ending_that_names_no_format_is_refused(etl, tmp_path):
+    etl("backfill", "klines", "--symbols", "BTCUSDT", "--interval", "1d", "--start", "2026-02-20", check=0)
+    refused = etl("sql", "SELECT 1 AS one", "-o", "one.xlsx", check=2)
+    assert ".parquet" in refused.stderr
+    assert not (tmp_path / "one.xlsx").exists()
+    etl("sql", "SELECT 1 AS one", "-o", "one.txt", check=0)
+    assert (tmp_path / "one.txt").read_text() == "one\n---\n  1\n"
 
 
 def test_a_lake_of_another_network_is_exit_2_for_readers_too(etl):

@@ -217,3 +217,14 @@ def test_the_command(exchange, lake):
     assert "unreadable" in table.stdout
     assert "verify read" in table.stderr
     assert etl("verify", "candles").returncode == 2
+
+
+def test_what_rest_does_not_list_any_more_is_told_and_not_asked_for(exchange, lake):
+    backfill(exchange, lake, select("klines", "SRMUSDT", "1d", "2022-10-01"), source="archive")
+    backfill(exchange, lake, select("klines", "BTCUSDT", "1d", "2026-02-01"), source="rest")
+    exchange.reset()
+    store = opened(lake)
+    told = compare(verify(store), store, settings(exchange, lake), "rest", stop=Stop(), chosen=lambda _: True)
+    assert told.failed == ()
+    assert [(f.severity, f.series.symbol) for f in told.findings if f.check == "unlisted"] == [("info", "SRMUSDT")]
+    assert {request.params.get("symbol") for request in exchange.requests if request.page} == {"BTCUSDT"}

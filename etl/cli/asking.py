@@ -50,8 +50,7 @@ def sql(query: str, form: Format | None, output: Path | None, **options: Any) ->
     values = parameters.parse(options["parameters"])
     lake = open_lake(load_settings(options), options["snapshot"]).root
     text = sys.stdin.read() if query == "-" else query
-    by_ending: list[Format] = [one for one in FORMATS if output and output.suffix == f".{one}"]
-    form = "json" if options["as_json"] else form or [*by_ending, FORMATS[0]][0]
+    form = "json" if options["as_json"] else form or _by_ending(output)
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal; name a file with -o")
     with querying.run(lake, text, values) as result:
@@ -108,6 +107,15 @@ def shell(**options: Any) -> None:
             click.echo(f"the lake at {lake}; \\? for help, Ctrl-D leaves", err=True)
         with sessions.terminal(settings.state_dir / "shell_history") as (read, remember):
             sessions.run(session, read, sys.stderr, remember)
+
+
+def _by_ending(output: Path | None) -> Format:
+    if output is None or output.suffix in {"", ".txt"}:
+        return "table"
+    for form in FORMATS:
+        if output.suffix == f".{form}":
+            return form
+    raise UsageError(f"{output.name} does not end in {', '.join(f'.{form}' for form in FORMATS)}: say --format")
 
 
 def _screen() -> tuple[int | None, int | None]:

@@ -13,7 +13,8 @@ from .. import report
 from ..errors import EtlError, SeriesFailed
 from ..ranges import parse_duration
 from .opening import load_settings, open_lake
-from .options import against, check_names, choice, common, selection
+from .options import against, as_time, check_names, choice, common
+from .options import stored as selection
 from .output import show, show_judged
 from .signals import stoppable
 
@@ -23,11 +24,12 @@ log = logging.getLogger("etl")
 @click.command()
 @click.argument("datasets", nargs=-1)
 @selection
-@click.option("--max-lag", metavar="TIME", help="Exit 1 if a series lags more than this behind this machine's clock, e.g. 2d.")
+@click.option("--max-lag", metavar="TIME", help="Exit 1 if a series lags more than this, e.g. 2d.")
+@click.option("--at", callback=as_time, metavar="TIME", help="Count lags up to that time (default: now, by this machine).")
 @click.option("--rebuild", is_flag=True, help="Write the catalog anew from the lake alone.")
 @common
-def status(datasets: tuple[str, ...], max_lag: str | None, *, rebuild: bool, **options: Any) -> None:
-    """Say what is stored: per series first, last, rows, missing, lag, bytes, sources.
+def status(datasets: tuple[str, ...], max_lag: str | None, at: int | None, *, rebuild: bool, **options: Any) -> None:
+    """Say what is stored: per series first, last, rows, missing, lost, lag, bytes, sources.
 
     The lag is counted from the end of the last bar to now, or to the end of a contract that is over.
     """
@@ -37,14 +39,17 @@ def status(datasets: tuple[str, ...], max_lag: str | None, *, rebuild: bool, **o
     store = open_lake(load_settings(options))
     if rebuild:
         pipeline.rebuild(store)
-    rows = pipeline.status(store, int(time.time() * 1000), choice(datasets, options))
+    chosen = choice(datasets, options)
+    chosen.require(store.series())
+    rows = pipeline.status(store, int(time.time() * 1000) if at is None else at, chosen)
     wrong = [f"{row['dataset']} {row['symbol']} cannot be read: {row['error']}" for row in rows if "error" in row]
     if max_lag is not None:
         limit = parse_duration(max_lag) // 1000
         late = sorted((row for row in rows if (row["lag_s"] or 0) > limit), key=lambda row: -row["lag_s"])
         wrong += [f"{len(late)} of {len(rows)} series lag more than {max_lag}, most: {_series(late[0])}"] if late else []
-    columns = ("market", "dataset", "symbol", "interval", *pipeline.STATUS)
-    show_judged("series", rows, columns, wrong, EtlError, as_json=options["as_json"])
+    columns = ("market", "dataset", "symbol", "interval", *("lag" if name == "lag_s" else name for name in pipeline.STATUS))
+    told = [{**row, "lag": None if row["lag_s"] is None else report.duration(row["lag_s"])} for row in rows]
+    show_judged("series", rows if options["as_json"] else told, columns, wrong, EtlError, as_json=options["as_json"])
 
 
 @click.command()
@@ -62,18 +67,23 @@ def verify(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
     check_names(datasets, options)
     settings = load_settings(options)
     store = open_lake(settings)
-    found = verifying.verify(store, choice(datasets, options))
+    chosen = choice(datasets, options)
+    chosen.require(store.series())
+    found = verifying.verify(store, chosen)
     if against:
         with stoppable(None) as stop:
-            found = verifying.compare(found, store, settings, against, stop=stop, chosen=choice(datasets, options))
+            found = verifying.compare(found, store, settings, against, stop=stop, chosen=chosen)
     code = 1 if not found.sound else SeriesFailed.exit_code if found.failed else 0
     counts = {"series": found.series, "files": found.files, "rows": found.rows}
     findings = [report.finding_json(finding) for finding in found.findings]
     failures = [{**series.as_dict(), "error": str(error)} for series, error in found.failed]
     document = {"findings": findings, "failed": failures, **counts, "exit_code": code}
     columns = ("severity", "market", "dataset", "symbol", "interval", "check", "count", "first", "message")
-    show(document, findings, columns, as_json=options["as_json"])
-    log.info("verify read %s rows in %s files of %s series", f"{found.rows:,}", f"{found.files:,}", f"{found.series:,}")
+    told = [finding for finding in findings if finding["severity"] != "info" or not options["quiet"]]
+    if told or options["as_json"]:
+        show(document, told, columns, as_json=options["as_json"])
+    counted = f"{found.rows:,} rows in {found.files:,} files of {found.series:,} series"
+    log.info("verify read %s%s", counted, "" if findings or found.failed else ": nothing is wrong")
     for series, error in found.failed:
         log.error("%s: %s", series, error)
     sys.exit(code)

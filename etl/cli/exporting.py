@@ -16,7 +16,8 @@ from ..errors import UsageError
 from ..ranges import MAX_TIME, TimeRange
 from .logs import fields
 from .opening import load_settings, open_lake
-from .options import MARKETS, as_names, as_time, check_names, check_span, common, frozen, one_market, selection, span
+from .options import MARKETS, as_names, as_time, check_names, check_span, common, frozen, one_market, span
+from .options import exported as selection
 from .output import print_json, show
 from .signals import stoppable
 

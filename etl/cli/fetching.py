@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -12,19 +12,20 @@ import click
 from .. import config
 from ..errors import UsageError
 from ..ranges import parse_duration
-from .opening import load_settings, progress_for
-from .options import against, check_names, check_span, choice, common, selection, span, writing
+from .opening import load_settings, open_lake, progress_for
+from .options import Choice, against, check_names, check_span, choice, common, span, stored, wanted, writing
 from .output import tell_outcome
 from .signals import stoppable
 
 if TYPE_CHECKING:
-    from ..model import Series
     from ..pipeline import Selection
+
+log = logging.getLogger("etl")
 
 
 @click.command()
 @click.argument("datasets", nargs=-1, required=True)
-@selection
+@wanted
 @span
 @writing
 @common
@@ -44,12 +45,12 @@ def backfill(datasets: tuple[str, ...], **options: Any) -> None:
         options["end"],
     )
     check_span(chosen.start, chosen.end)
-    _sync("backfill", options, [chosen], stored=None)
+    _sync("backfill", options, [chosen], None)
 
 
 @click.command()
 @click.argument("datasets", nargs=-1)
-@selection
+@stored
 @click.option(
     "--lookback", default="3d", metavar="TIME", help="Read the last stretch again and report what changed (default 3d)."
 )
@@ -72,12 +73,12 @@ def update(datasets: tuple[str, ...], lookback: str, **options: Any) -> None:
         and (intervals := _narrowed(entry.intervals, options["intervals"]))
         and options["market"] in {None, entry.market}
     ]
-    _sync("update", options, selections, stored=choice(datasets, options), lookback=parse_duration(lookback))
+    _sync("update", options, selections, choice(datasets, options), lookback=parse_duration(lookback))
 
 
 @click.command()
 @click.argument("datasets", nargs=-1)
-@selection
+@stored
 @against("Let the rows of that source take the place of those that differ (a sample with REST).")
 @writing
 @common
@@ -93,10 +94,12 @@ def repair(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
     run_id = uuid.uuid4().hex
     settings = load_settings(options, run_id)
     quiet = options["quiet"] or options["dry_run"]
+    chosen = choice(datasets, options)
+    chosen.require(open_lake(settings).series())
     with stoppable(options["max_duration"]) as stop:
         outcome = repairing.repair(
             settings,
-            choice(datasets, options),
+            chosen,
             source=options["source"],
             against=against,
             stop=stop,
@@ -119,21 +122,26 @@ def _sync(
     command: str,
     options: dict[str, Any],
     selections: list[Selection],
+    chosen: Choice | None,
     *,
-    stored: Callable[[Series], bool] | None,
     lookback: int = 0,
 ) -> NoReturn:
     """Run, print the outcome in the way that was asked for, and exit with its code."""
-    from ..pipeline import Pipeline  # noqa: PLC0415 - heavy
+    from ..pipeline import Pipeline, existing  # noqa: PLC0415 - heavy
 
     run_id = uuid.uuid4().hex
     settings = load_settings(options, run_id)
+    is_there = (settings.lake / "lake.json").exists()
+    if chosen and is_there:
+        chosen.require(existing(settings).series(), {symbol for one in selections for symbol in one.symbols})
     progress = progress_for(settings, quiet=options["quiet"] or options["dry_run"])
     with (
         stoppable(options["max_duration"]) as stop,
         Pipeline(settings, source=options["source"], stop=stop, progress=progress, run_id=run_id) as pipeline,
     ):
         outcome = pipeline.sync(
-            command, selections, stored=stored, lookback=lookback, dry_run=options["dry_run"], wait=options["wait"] or 0.0
+            command, selections, stored=chosen, lookback=lookback, dry_run=options["dry_run"], wait=options["wait"] or 0.0
         )
+    if not is_there and outcome.partitions_written:
+        log.info("a new lake was made at %s", settings.lake)
     tell_outcome(outcome, options)

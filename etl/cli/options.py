@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ import click
 from .. import registry
 from ..errors import UsageError
 from ..ranges import parse_duration, parse_time
+from ..text import meant
 
 if TYPE_CHECKING:
     from ..model import Series
@@ -77,17 +79,28 @@ common = _stack(
     click.option("-v", "--verbose", count=True, help="Say more on stderr."),
     click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong."),
 )
-selection = _stack(
-    click.option("--market", metavar="NAME", help=f"{MARKETS} (default: um; update and status: all)."),
-    click.option(
-        "--symbols",
-        multiple=True,
-        callback=as_names,
-        metavar="A,B",
-        help="Symbols; all = trading now, ever = ever known, @FILE.",
-    ),
-    click.option("--interval", "intervals", multiple=True, callback=as_names, metavar="1m,1h", help="Bar sizes (default 1m)."),
-)
+
+
+def _selection(market: str, symbols: str, intervals: str) -> Callable[[Command], Command]:
+    return _stack(
+        click.option("--market", metavar="NAME", help=f"{MARKETS} (default: {market})."),
+        click.option("--symbols", multiple=True, callback=as_names, metavar="A,B", help=f"Symbols, or @FILE; {symbols}."),
+        click.option(
+            "--interval",
+            "intervals",
+            multiple=True,
+            callback=as_names,
+            metavar="1m,1h",
+            help=f"Bar sizes (default: {intervals}).",
+        ),
+    )
+
+
+wanted = _selection("um", "all = trading now, ever = ever known", "1m")
+"""What is to be fetched, stored or not."""
+stored = _selection("all", "default: all that are stored", "all that are stored")
+"""What of the lake is meant."""
+exported = _selection("um", "default: all that are stored", "all that are stored")
 span = _stack(
     click.option("--start", callback=as_time, metavar="TIME", help="Date or date-time, UTC (default: the first bar)."),
     click.option(
@@ -146,16 +159,50 @@ def check_span(start: int | None, end: int | None) -> None:
         raise UsageError("--start must lie before --end; the range is half-open, [start, end)")
 
 
-def choice(datasets: Sequence[str], options: dict[str, Any]) -> Callable[[Series], bool]:
-    """Whether the selection options mean a stored series; `all` and `ever` mean each."""
-    symbols = set(options["symbols"])
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which stored series the selection options mean; empty means each, and so do the symbols `all` and `ever`."""
 
-    def chosen(series: Series) -> bool:
+    datasets: tuple[str, ...]
+    market: str | None
+    symbols: tuple[str, ...]
+    intervals: tuple[str, ...]
+
+    def __call__(self, series: Series) -> bool:
+        """Whether the series is meant."""
+        return self._but_symbols(series) and (self._every or series.symbol in self.symbols)
+
+    def require(self, lake: Iterable[Series], known: Collection[str] = ()) -> None:
+        """UsageError where a symbol that is named has no such series in the lake, or nothing is meant by what is named: a
+        mistyped name must not look like a lake in which all is well. Symbols in `known` need not be there.
+        """
+        there = list(lake)
+        found = {series.symbol for series in there if self._but_symbols(series)}
+        for symbol in () if self._every else self.symbols:
+            if symbol in found or symbol in known:
+                continue
+            others = sorted({str(series) for series in there if series.symbol == symbol})
+            names = {series.symbol for series in there}
+            raise UsageError(
+                f"of {symbol} the lake holds {', '.join(others)} and nothing else"
+                if others
+                else f"the lake holds nothing of {symbol!r}{meant(symbol, names) or '; etl status lists what it holds'}"
+            )
+        if not found and not known and (self.datasets or self.market or self.intervals):
+            raise UsageError("the lake holds no series of that dataset, market and interval; etl status lists what it holds")
+
+    @property
+    def _every(self) -> bool:
+        return not self.symbols or bool({"all", "ever"} & {*self.symbols})
+
+    def _but_symbols(self, series: Series) -> bool:
         return (
-            (not datasets or series.dataset in datasets)
-            and options["market"] in {None, series.market}
-            and (not symbols or bool(symbols & {"all", "ever", series.symbol}))
-            and (not options["intervals"] or series.interval in {None, *options["intervals"]})
+            (not self.datasets or series.dataset in self.datasets)
+            and self.market in {None, series.market}
+            and (not self.intervals or series.interval in {None, *self.intervals})
         )
 
-    return chosen
+
+def choice(datasets: Sequence[str], options: dict[str, Any]) -> Choice:
+    """What the selection options mean of a lake."""
+    return Choice(tuple(datasets), options["market"], options["symbols"], options["intervals"])

@@ -125,6 +125,8 @@ def _say_outcome(outcome: Outcome) -> None:
         log.error("%s failed: %s", series, error, extra=fields(series.as_dict(), error_fields(error)))
     for line in report.gaps_text((gap.series, gap.span, gap.verdict) for gap in outcome.gaps):
         log.warning("gap %s", line.strip())
+    if any(gap.verdict == "lost" for gap in outcome.gaps):
+        log.warning("what is lost was not fetched yet: the same command again, or etl update, goes on with it")
     if outcome.stopped is not None:
         log.error("%s", outcome.stopped, extra=fields(error_fields(outcome.stopped)))
     counts = {"failed": len(outcome.failed), "gaps": len(outcome.gaps), "findings": len(outcome.findings)}

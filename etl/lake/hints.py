@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Container, Iterable, Mapping
 
 from ..errors import UsageError
+from ..text import meant
 from .views import MACROS, VIEWS
 
 _TABLE = re.compile(r'(?:Table|Table Function) with name "?([^\s"]+)"? (?:does not exist|is not in the catalog)')
@@ -15,18 +15,11 @@ _COLUMN = re.compile(r'(?:column(?: named)?|Column) "([^"]+)"')
 _PROPOSAL = re.compile(r'\n(Did you mean "|Candidate bindings: )[^\n]*')
 
 
-def close(name: str, known: Iterable[str]) -> str:
-    """`; did you mean A, B?`, or nothing where no name is close."""
-    by_folded = {one.casefold(): one for one in known}
-    found = difflib.get_close_matches(name.casefold(), by_folded, n=3)
-    return f"; did you mean {', '.join(by_folded[one] for one in found)}?" if found else ""
-
-
 def of_catalog(text: str) -> str:
     """An error about a name that is no view, no macro and no function."""
     if not (named := _TABLE.search(text)):
         return text
-    return f"{_headed(text, close(named[1], [*VIEWS, *MACROS]))}\nviews: {', '.join(VIEWS)}; macros: {', '.join(MACROS)}"
+    return f"{_headed(text, meant(named[1], [*VIEWS, *MACROS]))}\nviews: {', '.join(VIEWS)}; macros: {', '.join(MACROS)}"
 
 
 def of_columns(text: str, tables: Container[str]) -> str:
@@ -35,7 +28,7 @@ def of_columns(text: str, tables: Container[str]) -> str:
     missing = _COLUMN.search(text)
     if not missing or not rows:
         return text
-    proposed = close(missing[1], [column for columns in rows.values() for column in columns])
+    proposed = meant(missing[1], [column for columns in rows.values() for column in columns])
     return "".join([_headed(text, proposed), *(f"\ncolumns of {name}: {', '.join(columns)}" for name, columns in rows.items())])
 
 
@@ -48,10 +41,10 @@ def chosen_parameters(asked: Iterable[str], given: Mapping[str, object], *, stri
     unknown = [names[one] for one in names if one not in wanted]
     if lacking := [wanted[one] for one in wanted if one not in names]:
         cure = " ".join(f"-p {one}=VALUE" for one in lacking)
-        raise UsageError(f"the query needs a value for ${', $'.join(lacking)}; give it with {cure}{close(lacking[0], unknown)}")
+        raise UsageError(f"the query needs a value for ${', $'.join(lacking)}; give it with {cure}{meant(lacking[0], unknown)}")
     if strict and unknown:
         there = f"it has ${', $'.join(wanted.values())}" if wanted else "it has none"
-        raise UsageError(f"the query has no ${', $'.join(unknown)}; {there}{close(unknown[0], wanted.values())}")
+        raise UsageError(f"the query has no ${', $'.join(unknown)}; {there}{meant(unknown[0], wanted.values())}")
     return {name: given[names[one]] for one, name in wanted.items()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import difflib
 import io
 import json
 import re
@@ -28,7 +27,7 @@ from .. import registry
 from ..errors import EtlError, LakeError, UsageError
 from ..model import Series
 from ..ranges import from_datetime, parse_time, to_datetime
-from ..text import padded, width
+from ..text import meant, padded, width
 from . import hints
 from .beside import again, held
 from .store import MANIFEST, Store
@@ -546,8 +545,8 @@ def _check(connection: duckdb.DuckDBPyConnection, sql: str, tables: set[str]) ->
             raise UsageError("etl sql reads only; a WITH that writes is no query")
         if refused := _refused(node):
             known = f"macros: {', '.join(MACROS)}"
-            meant = hints.close(refused, MACROS)
-            raise UsageError(f"etl sql does not run {refused}(): it reads the lake and nothing else{meant}\n{known}")
+            close = meant(refused, MACROS)
+            raise UsageError(f"etl sql does not run {refused}(): it reads the lake and nothing else{close}\n{known}")
         tables.update(name.lower() for name in (node.get("table_name"), _function(node)) if name)
     return False
 
@@ -628,13 +627,16 @@ def _no_series(lake: Path, series: Series) -> UsageError:
         registry.interval(series.interval)  # an interval that cannot be stored at all has a message of its own
     stored = [s for s in Store(lake, "").series() if (s.market, s.dataset) == (series.market, series.dataset)]
     others = [s.interval for s in stored if s.symbol == series.symbol and s.interval]
+    finer = [one for one in others if series.interval and registry.fills(one, series.interval)]
     symbols = sorted({s.symbol for s in stored})
     if not stored:
         hint = f"the lake at {lake} holds no {series.dataset} of {series.market}; etl backfill fetches them"
     elif others:
         hint = f"stored intervals of {series.symbol} are {', '.join(others)}"
-    elif close := difflib.get_close_matches(series.symbol.upper(), symbols, n=5):
-        hint = f"did you mean {', '.join(close)}?"
+        if finer and series.dataset == "klines":
+            hint += f"; resample('{series.symbol}', '{finer[-1]}', '{series.interval}') makes these bars of them"
+    elif close := meant(series.symbol, symbols):
+        hint = close.removeprefix("; ")
     else:
         hint = f"stored are {', '.join(symbols[:10])}" + (f" and {len(symbols) - 10} more" if len(symbols) > 10 else "")
     return UsageError(f"no such series in the lake: {series}; {hint}")

@@ -67,6 +67,10 @@ def write(target: Path, content: bytes) -> None:
         if target.exists() and not target.is_file():
             target.write_bytes(content)
             return
+        if not target.parent.is_dir():
+            raise UsageError(
+                f"cannot write {target}: there is no folder {target.parent}; make it, or name another file with -o"
+            )
         target = target.resolve()  # a link stays, and what it names is replaced
         handle, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", dir=target.parent)
         beside = Path(name)

@@ -33,7 +33,7 @@ MEANING = {
     "partial": "partly asked for, or it began or ended",
     "missing": "bars are absent, a source is left to ask",
     "outage": "bars are absent, no source has them",
-    "lost": "a source failed; the next run asks again",
+    "lost": "not fetched yet; the next run goes on",
     "not_listed": "the contract did not trade",
 }
 _LAGS = (("up to 1 hour", HOUR), ("up to 1 day", DAY), ("up to 3 days", 3 * DAY), ("up to 30 days", 30 * DAY))

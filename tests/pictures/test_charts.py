@@ -20,7 +20,7 @@ from PIL import Image
 
 from etl import registry
 from etl.cli import cli
-from etl.errors import EtlError, UsageError
+from etl.errors import UsageError
 from etl.lake import snapshots
 from etl.lake.store import Store
 from etl.model import Series
@@ -244,8 +244,8 @@ def test_what_is_asked_wrongly_is_told(lake, tmp_path):
         assert message in str(error)
     assert list(tmp_path.iterdir()) == []
     error = runner.invoke(cli, ["plot", "BTCUSDT", "-o", str(tmp_path / "no" / "such.png")]).exception
-    assert isinstance(error, EtlError)
-    assert "the old file, if any, is untouched" in str(error)
+    assert isinstance(error, UsageError)
+    assert "there is no folder" in str(error)
 
 
 def test_a_report_without_charts_and_without_checks(lake):
