@@ -84,9 +84,10 @@ def test_help_imports_nothing_heavy():
 def test_a_backfill_imports_no_pandas(exchange, tmp_path):
     script = (
         "import sys\n"
+        "from pathlib import Path\n"
         "from etl import cli, config, pipeline\n"
         f"env = {{'ETL_UM_URL': '{exchange.url}', 'HOME': '{tmp_path}'}}\n"
-        f"settings = config.load({{'lake': '{tmp_path}/lake'}}, env=env, cwd=cli.Path('{tmp_path}'))\n"
+        f"settings = config.load({{'lake': '{tmp_path}/lake'}}, env=env, cwd=Path('{tmp_path}'))\n"
         "end = 1_771_977_600_000\n"
         "for start in (1_771_545_600_000, 1_769_904_000_000):\n"
         "    wanted = pipeline.Selection('um', ('klines', 'mark_klines', 'funding'), ('BTCUSDT',), ('1h',), start, end)\n"

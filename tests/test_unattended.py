@@ -223,15 +223,15 @@ def test_warnings_of_libraries_and_tracebacks_are_json_too(tmp_path):
     """A fault that nobody foresaw, and a warning that Python prints by itself, in a process that runs the command line."""
     script = (
         "import sys, warnings\n"
-        "from etl import cli\n"
-        "@cli.cli.command()\n"
-        "@cli.common\n"
-        "def broken(**options):\n"
-        "    cli._settings(options)\n"
+        "from etl.cli import cli, main, opening, options\n"
+        "@cli.command()\n"
+        "@options.common\n"
+        "def broken(**given):\n"
+        "    opening.load_settings(given)\n"
         "    warnings.warn('old thing', UserWarning)\n"
         "    raise RuntimeError('at https://me:hush@host/x')\n"
         "sys.argv = ['etl', 'broken', '-v']\n"
-        "cli.main()\n"
+        "main()\n"
     )
     env = {**os.environ, "ETL_LOG_FORMAT": "json", "ETL_LAKE": str(tmp_path)}
     finished = subprocess.run(
