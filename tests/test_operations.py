@@ -181,7 +181,7 @@ def crontab(text):
 
 def test_the_crontab():
     variables, jobs = crontab(blocks("crontab")[0])
-    assert {"MAILTO", "ETL_LAKE", "SHELL"} == set(variables)
+    assert {"MAILTO", "ETL_LAKE", "ETL_STATE_DIR", "SHELL"} == set(variables)
     seen = [parse([word for word in words if word != ">/dev/null"]) for job in jobs for words in commands(job)]
     assert seen == ["update", "status", "verify"]
 

@@ -92,8 +92,9 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def answers(place):
-    """What each query of the page answers, by its heading."""
-    return {heading: [rows_of(place, sql) for sql in queries] for heading, queries in blocks("sql").items()}
+    """What each query of the page answers, by its heading; the traps have a lake of their own."""
+    found = {heading: queries for heading, queries in blocks("sql").items() if heading != "Traps"}
+    return {heading: [rows_of(place, sql) for sql in queries] for heading, queries in found.items()}
 
 
 def rows_of(place: Place, sql: str, **parameters: object) -> list[Bar]:
@@ -302,29 +303,64 @@ def test_ticks(answers, minutes):
     close_to(answers["In ticks"][0], expected)
 
 
-def test_a_backtest_that_pays_its_funding(place, answers):
-    bars, settlements = place.bars("BTCUSDT", "1h"), place.settlements("BTCUSDT")
+def test_funding_on_coarser_bars(place, answers, minutes):
+    settlements, four_hours = place.settlements("BTCUSDT"), timedelta(hours=4)
+    expected = []
+    for bar in coarser(minutes, MINUTE, "4h"):
+        end = bar["open_time"] + four_hours
+        paid = [rate for at, rate, _, _ in settlements if bar["open_time"] < at.replace(second=0, microsecond=0) <= end]
+        _, known = known_at(settlements, bar["close_time"])
+        told = {name: bar[name] for name in ("open_time", "close")}
+        expected.append(told | {"known_rate": known, "paid_rate": math.fsum(paid)})
+    assert len([row for row in expected if row["paid_rate"]]) == 108  # three a day; of the first one no bar is there
+    close_to(answers["Funding on coarser bars"][0], expected)
+
+
+@pytest.mark.parametrize("hole", [None, (datetime(2026, 7, 20, 10), datetime(2026, 7, 20, 13))])  # noqa: DTZ001 - as the lake has it
+def test_a_backtest_that_pays_its_funding(place, minutes, hole):
+    hours, settlements = coarser(minutes, MINUTE, "1h"), place.settlements("BTCUSDT")
+    (sql,) = blocks("sql")["A backtest that pays its funding"]
+    if hole:
+        hours = [bar for bar in hours if not hole[0] <= bar["open_time"] < hole[1]]
+        outside = f"(open_time < '{hole[0]}' OR open_time >= '{hole[1]}')"
+        sql = sql.replace("bars_expected\n", f"bars_expected AND {outside}\n", 1)
+    known = {bar["open_time"]: bar for bar in hours}
+
+    def wanted(time):
+        """Whether the hour that begins then is held: decided at the close of the one before, from 24 hours in a row."""
+        day = [known.get(time - HOUR * back) for back in range(1, 25)]
+        if time not in known or None in day:
+            return 0
+        _, rate = known_at(settlements, day[0]["close_time"])
+        return int(rate is not None and rate < 0.0002 and day[0]["close"] > math.fsum(bar["close"] for bar in day) / 24)
+
     total = dict.fromkeys(("hours", "hours_long"), 0) | dict.fromkeys(("price", "funding", "fees"), 0.0)
-    position = before = 0
-    for index, (bar, following) in enumerate(pairwise(bars)):
-        # What is held here was decided at the close of the hour before.
-        before, position = position, 0
-        if index:
-            seen = bars[max(0, index - 24) : index]
-            _, rate = known_at(settlements, seen[-1]["close_time"])
-            mean = math.fsum(one["close"] for one in seen) / len(seen)
-            position = int(rate is not None and seen[-1]["close"] > mean and rate < 0.0002)
-        due = [rate for at, rate, _, _ in settlements if following["open_time"] <= at < following["open_time"] + HOUR]
+    for time, bar in known.items():
         total["hours"] += 1
-        total["hours_long"] += position
-        total["price"] += position * (following["open"] / bar["open"] - 1)
-        total["funding"] -= position * math.fsum(due)
-        total["fees"] -= 0.0004 * abs(position - before)
+        if wanted(time):
+            due = [rate for at, rate, _, _ in settlements if time + HOUR <= at < time + 2 * HOUR]
+            total["hours_long"] += 1
+            total["price"] += (known[time + HOUR]["open"] if time + HOUR in known else bar["close"]) / bar["open"] - 1
+            total["funding"] -= math.fsum(due)
+            total["fees"] -= 0.0004 * (2 - wanted(time - HOUR) - wanted(time + HOUR))
     assert 100 < total["hours_long"] < total["hours"] - 100
     assert total["funding"]
-    close_to(
-        answers["A backtest that pays its funding"][0], [total | {"net": total["price"] + total["funding"] + total["fees"]}]
-    )
+    assert not hole or wanted(hole[0] - HOUR)  # and it would be held behind the gap, but for the warm-up
+    close_to(rows_of(place, sql), [total | {"net": total["price"] + total["funding"] + total["fees"]}])
+
+
+def test_a_ticker_that_was_used_again(place, tmp_path):
+    """The two contracts called LUNAUSDT, by the days on which they had bars."""
+    other = Place(tmp_path, place.exchange)
+    other.sh(blocks("sh")["Traps"][0])
+    (sql,) = blocks("sql")["Traps"]
+    lives = [(date(2021, 3, 3), date(2022, 5, 13)), (date(2022, 9, 10), date(2026, 8, 5))]
+    assert [(row["first"].date(), row["last"].date(), row["bars"]) for row in rows_of(other, sql)] == [
+        (first, last, (last - first).days + 1) for first, last in lives
+    ]
+    (gap,) = rows_of(other, "FROM gaps('LUNAUSDT', '1d')")
+    assert (gap["gap_start"].date(), gap["gap_end"].date()) == (date(2022, 5, 14), date(2022, 9, 10))
+    assert gap["verdict"] == "not_listed"
 
 
 def test_completeness(place, answers):

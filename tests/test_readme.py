@@ -67,6 +67,21 @@ def test_the_page_of_the_simulator(tmp_path):
     (rules,) = blocks("toml", page)
     (tmp_path / "faults.toml").write_text(rules)
     assert Faults.load(tmp_path / "faults.toml")
+    (shell,) = blocks("sh", page)
+    (time,) = re.findall(r"etl sim .*--clock (\S+)$", page, re.MULTILINE)
+    with Simulator(GeneratedWorld(seed=1), clock=Clock(parse_time(time))) as exchange:
+        for old, new in {"http://127.0.0.1:8700": exchange.url, "/tmp/trial": f"{tmp_path}/trial"}.items():
+            assert old in shell
+            shell = shell.replace(old, new)
+        shell = shell.replace(".venv/bin/etl", f"'{sys.executable}' -m etl")
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("ETL_", "XDG_"))}
+        home = tmp_path / "home"
+        home.mkdir()
+        told = subprocess.run(
+            ["bash", "-euc", shell], cwd=home, env={**env, "HOME": str(home)}, capture_output=True, text=True, check=True
+        )
+    assert f"{time[:10]}T11:00:00Z" in told.stdout  # the last bar is that of the exchange's clock
+    assert list(home.iterdir()) == []
     (code,) = blocks("python", page)
     finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.startswith("http://127.0.0.1:")

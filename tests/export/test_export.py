@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -269,7 +270,7 @@ def test_a_snapshot_exports_the_same_for_ever(lake, tmp_path, documented):
 def test_what_the_page_shows_runs(lake, tmp_path):
     """Its commands in their order, and the Python that needs no tool; that of the tools runs in test_loaded.py."""
     page = (ROOT / "docs" / "exports.md").read_text()
-    (shell,) = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shell, resampling = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     commands = shell.splitlines()
     assert len(commands) == 5
     runner = CliRunner(env={"ETL_LAKE": str(lake), "HOME": str(tmp_path)})
@@ -280,6 +281,8 @@ def test_what_the_page_shows_runs(lake, tmp_path):
             told = runner.invoke(cli, arguments)
             assert told.exit_code == 0, told.output
             assert "klines" in told.stdout
+        assert runner.invoke(cli, shlex.split(resampling)[1:]).exit_code == 0
+        assert pq.read_table("hours.parquet").num_rows == 2 * 24  # of two days of minutes
         # The last one has made the CSV anew from the first bar on; the page reads that of the fourth.
         assert runner.invoke(cli, shlex.split(commands[3])[1:]).exit_code == 0
     code = snippet("csv") + "print(len(bars), bars['open_time'].iloc[0], str(funding['funding_time'].dtype)[-4:])"
