@@ -35,7 +35,7 @@ WITH_ETL = $(BIN)/python -m hatchling build -t wheel:editable -d .venv-tools/etl
   $(BIN)/python -m pip --python $(@D)/bin/python install --quiet --no-deps --no-index .venv-tools/etl/*.whl
 
 test: install ## run the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 soak: install ## long batteries: 500 kills, every system call on the lake disturbed, every fault alone; about an hour
 	ETL_SOAK=1 $(BIN)/python -m pytest tests/crash tests/faults -n 2 --dist worksteal

@@ -1,5 +1,6 @@
 """What the README shows runs: its shell commands and its Python, in order, against the embedded exchange."""
 
+import json
 import os
 import re
 import subprocess
@@ -42,7 +43,21 @@ def test_commands_and_python(place):
         spelled = command.replace(".venv/bin/etl", f"'{sys.executable}' -m etl", 1)
         finished = subprocess.run(spelled, shell=True, cwd=folder, env=env, capture_output=True, text=True, check=False)
         assert finished.returncode == 0, f"{command}\n{finished.stderr}"
-        assert finished.stdout or re.search(r" (backfill|update|repair|-o) ", f"{command} "), command
+        assert finished.stdout or re.search(r" (backfill|update|verify|repair|-o) ", f"{command} "), command
+    for query in blocks("sql"):
+        finished = subprocess.run(
+            [sys.executable, "-m", "etl", "sql", "-", "--format", "json"],
+            cwd=folder,
+            env=env,
+            input=query,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr
+        (row,) = json.loads(finished.stdout)
+        assert (row["hours"], row["net"]) == (9 * 24 + 12, pytest.approx(row["price"] + row["funding"]))
+        assert 0 < row["hours_long"] < row["hours"]
     for code in blocks("python"):
         client = f"etl.BinanceFuturesClient(base_url={env['ETL_UM_URL']!r})"
         spelled = code.replace("etl.BinanceFuturesClient()", client)
