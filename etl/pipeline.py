@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
+from itertools import product
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,6 +69,12 @@ class Selection:
     intervals: tuple[str, ...]
     start: int | None = None
     end: int | None = None
+
+    def named(self) -> Iterator[Series]:
+        """The series that it names, `all` and `ever` as they stand."""
+        for dataset, symbol in product(self.datasets, self.symbols):
+            for interval in self.intervals if registry.dataset(dataset).has_interval else (None,):
+                yield Series(self.market, dataset, symbol, interval)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def compare(
 
     Of the archive every file that holds what is covered: its digest, and its rows. Of REST a sample: of each stored file the
     newest page, and one that its name decides, so that the same lake is always compared in the same places. What REST does not
-    list any more is told, and not asked for.
+    list any more is told, and not asked for. A series that cannot be asked for fails alone.
     """
 
     def ask(one: tuple[Series, Path]) -> list[Finding] | EtlError:
@@ -116,23 +116,38 @@ def compare(
         except EtlError as error:
             return error
 
-    findings, failed = list(found.findings), []
+    findings: list[Finding] = list(found.findings)
+    failed: dict[Series, EtlError] = {}
     with closing(Sources(settings, stop, source)) as sources, ThreadPoolExecutor(settings.workers) as threads:
-        every = list(filter(chosen, store.series()))
-        gone = [series for series in every if source == "rest" and not _listed(sources, series)]
-        findings += [_unlisted(store, series) for series in gone]
-        asked = [(series, path) for series in every if series not in gone for path in store.paths(series)]
+        asked: list[tuple[Series, Path]] = []
+        listed: dict[str, set[str] | EtlError] = {}
+        for series in filter(chosen, store.series()):
+            if source == "rest" and series.market not in listed:
+                listed[series.market] = _listed(sources, series.market)
+            names = listed.get(series.market, {series.symbol})
+            if isinstance(names, EtlError):
+                failed[series] = names
+            elif series.symbol not in names:
+                findings.append(_unlisted(store, series))
+            else:
+                asked += [(series, path) for path in store.paths(series)]
         for (series, _), answer in zip(asked, threads.map(ask, asked), strict=True):
             if isinstance(answer, EtlError):
-                failed.append((series, answer))
+                failed.setdefault(series, answer)
             else:
                 findings += answer
-    return replace(found, findings=tuple(sorted(findings, key=_rank)), failed=tuple(failed))
+    return replace(found, findings=tuple(sorted(findings, key=_rank)), failed=tuple(failed.items()))
 
 
-def _listed(sources: Sources, series: Series) -> bool:
-    rules = sources.exchange_info(series.market).symbols
-    return any(series.symbol in {rule.symbol, rule.pair} for rule in rules)
+def _listed(sources: Sources, market: str) -> set[str] | EtlError:
+    """The symbols and pairs of the market that REST lists, or why nobody could say."""
+    try:
+        rules = sources.exchange_info(market).symbols
+    except (Refused, Cancelled):
+        raise
+    except EtlError as error:
+        return error
+    return {name for rule in rules for name in (rule.symbol, rule.pair) if name}
 
 
 def _unlisted(store: Store, series: Series) -> Finding:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from etl import __version__
@@ -279,6 +280,64 @@ def test_what_names_nothing_that_is_stored_is_no_success(etl):
     # What the universe names may come yet.
     assert etl("verify", "--symbols", "ever", "-q", check=0).stdout == ""
     assert "nothing is wrong" in etl("verify", check=0).stderr
+
+
+def test_settlements_do_not_stand_for_bars_that_were_named(etl):
+    """A lake of bars and settlements, as the README makes it, and each name of its own."""
+    etl("backfill", "klines", "funding", "--symbols", "BTCUSDT", "--interval", "1d", "--start", "2026-02-20", check=0)
+    etl("backfill", "klines", "funding", "--symbols", "ETHUSDT", "--interval", "1h", "--start", "2026-02-28", check=0)
+    for selected, named in {
+        ("--interval", "5m"): "5m",
+        ("--interval", "1d,5m"): "5m",
+        ("klines", "mark_klines"): "mark_klines",
+        ("--symbols", "all,TYPO"): "TYPO",
+        ("--symbols", "ETHUSDT", "--interval", "1d"): "ETHUSDT",
+        ("klines", "funding", "--symbols", "BTCUSDT", "--interval", "1h"): "1h",
+    }.items():
+        for command in (["status", "--max-lag", "99999d"], ["verify"], ["update"]):
+            told = etl(*command, *selected, "--json", check=2)
+            assert named in json.loads(told.stdout)["error"]["message"], (command, selected)
+    for selected in (
+        ["--interval", "1d,1h"],
+        ["klines", "funding"],
+        ["--symbols", "all"],
+        ["funding", "--interval", "5m"],  # which has none
+        [
+            "klines",
+            "funding",
+            "--symbols",
+            "ETHUSDT,BTCUSDT",
+            "--interval",
+            "1d",
+        ],  # of ETHUSDT the settlements, which are named
+    ):
+        etl("verify", *selected, check=0)
+
+
+def test_what_the_universe_names_need_not_be_there_yet(etl, tmp_path):
+    etl("backfill", "klines", "--symbols", "BTCUSDT", "--interval", "1d", "--start", "2026-02-20", check=0)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "universe.toml").write_text(
+        '[[series]]\ndatasets = ["funding"]\nsymbols = ["ETHUSDT"]\nstart = "2026-02-27"\n'
+    )
+    etl("update", "funding", "--symbols", "ETHUSDT", "--lake", "data/lake", check=0)
+    etl("update", "--symbols", "SOLUSDT", "--lake", "data/lake", check=2)
+
+
+def test_json_on_stdout_whatever_goes_into_the_file(etl, tmp_path):
+    etl("backfill", "klines", "--symbols", "BTCUSDT", "--interval", "1d", "--start", "2026-02-20", check=0)
+    told = json.loads(etl("sql", "SELECT 1 AS one", "--json", "--format", "csv", check=2).stdout)
+    assert "--json" in told["error"]["message"]
+    for form, chosen in {
+        "parquet": ["-o", "one.parquet"],
+        "csv": ["-o", "one.x", "--format", "csv"],
+        "json": ["-o", "one.json"],
+    }.items():
+        document = json.loads(etl("sql", "SELECT 1 AS one", "--json", *chosen, check=0).stdout)
+        assert document == {"output": chosen[1], "format": form, "rows": 1}
+    assert pq.read_table(tmp_path / "one.parquet").to_pylist() == [{"one": 1}]
+    assert (tmp_path / "one.x").read_text() == "one\n1\n"
+    assert json.loads((tmp_path / "one.json").read_text()) == [{"one": 1}]
 
 
 def test_an_ending_that_names_no_format_is_refused(etl, tmp_path):

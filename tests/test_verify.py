@@ -228,3 +228,48 @@ def test_what_rest_does_not_list_any_more_is_told_and_not_asked_for(exchange, la
     assert told.failed == ()
     assert [(f.severity, f.series.symbol) for f in told.findings if f.check == "unlisted"] == [("info", "SRMUSDT")]
     assert {request.params.get("symbol") for request in exchange.requests if request.page} == {"BTCUSDT"}
+
+
+def test_a_market_that_cannot_be_asked_fails_alone(exchange, lake, tmp_path):
+    """And the document says what the findings and the failures are, and that it is no success."""
+    backfill(exchange, lake, select("klines", "BTCUSDT", "1d", "2026-02-01"), source="rest")
+    backfill(exchange, lake, select("klines funding", "BTCUSD_PERP", "1d", "2026-02-01", market="cm"), source="rest")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ETL_")}
+    urls = {"ETL_UM_URL": exchange.url, "ETL_CM_URL": f"{exchange.url}/nowhere", "ETL_STATE_DIR": str(tmp_path / "state")}
+    exchange.reset()
+    done = subprocess.run(
+        [sys.executable, "-m", "etl", "verify", "--against", "rest", "--json", "--lake", str(lake)],
+        env=env | urls,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    told = json.loads(done.stdout)
+    assert told["series"] == 3
+    assert [(one["market"], one["dataset"], one["symbol"]) for one in told["failed"]] == [
+        ("cm", "klines", "BTCUSD_PERP"),
+        ("cm", "funding", "BTCUSD_PERP"),
+    ]
+    assert told["exit_code"] == 3
+    assert told["error"]["type"] == "SeriesFailed"
+    assert {request.params.get("symbol") for request in exchange.requests if request.page} == {"BTCUSDT"}
+
+
+def test_errors_that_were_found_are_an_error_of_the_document(exchange, lake, tmp_path):
+    backfill(exchange, lake, select("klines", "BTCUSDT", "1d", "2026-02-01"), source="rest")
+    (path,) = opened(lake).paths(Series("um", "klines", "BTCUSDT", "1d"))
+    path.write_bytes(path.read_bytes()[:-100])
+    done = subprocess.run(
+        [sys.executable, "-m", "etl", "verify", "--json", "--lake", str(lake)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = json.loads(done.stdout)
+    errors = [one for one in told["findings"] if one["severity"] == "error"]
+    assert errors
+    assert (done.returncode, told["exit_code"], told["error"]["type"]) == (1, 1, "EtlError")
+    assert str(len(errors)) in told["error"]["message"]

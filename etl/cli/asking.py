@@ -16,6 +16,7 @@ from ..errors import UsageError
 from .logs import tell_error
 from .opening import load_settings, open_lake
 from .options import common, frozen
+from .output import print_json
 from .signals import past_stopping
 
 Format = Literal["table", "csv", "json", "parquet"]
@@ -50,7 +51,10 @@ def sql(query: str, form: Format | None, output: Path | None, **options: Any) ->
     values = parameters.parse(options["parameters"])
     lake = open_lake(load_settings(options), options["snapshot"]).root
     text = sys.stdin.read() if query == "-" else query
-    form = "json" if options["as_json"] else form or _by_ending(output)
+    as_json: bool = options["as_json"]
+    if as_json and output is None and form not in {None, "json"}:
+        raise UsageError(f"--json prints JSON on stdout, --format {form} something else: leave one out, or name a file with -o")
+    form = form or ("json" if as_json and output is None else _by_ending(output))
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal; name a file with -o")
     with querying.run(lake, text, values) as result:
@@ -68,9 +72,11 @@ def sql(query: str, form: Format | None, output: Path | None, **options: Any) ->
             return
         try:
             with output.open("wb") as file:
-                querying.write_result(result, form, file)
+                rows = querying.write_result(result, form, file)
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from error
+        if as_json:
+            print_json({"output": str(output), "format": form, "rows": rows})
 
 
 @click.command()

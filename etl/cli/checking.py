@@ -15,7 +15,7 @@ from ..ranges import parse_duration
 from .opening import load_settings, open_lake
 from .options import against, as_time, check_names, choice, common
 from .options import stored as selection
-from .output import show, show_judged
+from .output import error_json, show, show_judged
 from .signals import stoppable
 
 log = logging.getLogger("etl")
@@ -40,7 +40,7 @@ def status(datasets: tuple[str, ...], max_lag: str | None, at: int | None, *, re
     if rebuild:
         pipeline.rebuild(store)
     chosen = choice(datasets, options)
-    chosen.require(store.series())
+    chosen.require([*store.series()])
     rows = pipeline.status(store, int(time.time() * 1000) if at is None else at, chosen)
     wrong = [f"{row['dataset']} {row['symbol']} cannot be read: {row['error']}" for row in rows if "error" in row]
     if max_lag is not None:
@@ -68,7 +68,7 @@ def verify(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
     settings = load_settings(options)
     store = open_lake(settings)
     chosen = choice(datasets, options)
-    chosen.require(store.series())
+    chosen.require([*store.series()])
     found = verifying.verify(store, chosen)
     if against:
         with stoppable(None) as stop:
@@ -77,7 +77,10 @@ def verify(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
     counts = {"series": found.series, "files": found.files, "rows": found.rows}
     findings = [report.finding_json(finding) for finding in found.findings]
     failures = [{**series.as_dict(), "error": str(error)} for series, error in found.failed]
-    document = {"findings": findings, "failed": failures, **counts, "exit_code": code}
+    wrong = sum(finding.severity == "error" for finding in found.findings)
+    failure: EtlError | None = EtlError(f"{wrong} findings of severity error") if wrong else None
+    failure = failure or (SeriesFailed(f"{len(failures)} series could not be compared") if failures else None)
+    document = {"findings": findings, "failed": failures, **counts, **error_json(failure), "exit_code": code}
     columns = ("severity", "market", "dataset", "symbol", "interval", "check", "count", "first", "message")
     told = [finding for finding in findings if finding["severity"] != "info" or not options["quiet"]]
     if told or options["as_json"]:

@@ -13,7 +13,7 @@ from .. import config
 from ..errors import UsageError
 from ..ranges import parse_duration
 from .opening import load_settings, open_lake, progress_for
-from .options import Choice, against, check_names, check_span, choice, common, span, stored, wanted, writing
+from .options import EVERY, Choice, against, check_names, check_span, choice, common, span, stored, wanted, writing
 from .output import tell_outcome
 from .signals import stoppable
 
@@ -95,7 +95,7 @@ def repair(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
     settings = load_settings(options, run_id)
     quiet = options["quiet"] or options["dry_run"]
     chosen = choice(datasets, options)
-    chosen.require(open_lake(settings).series())
+    chosen.require([*open_lake(settings).series()])
     with stoppable(options["max_duration"]) as stop:
         outcome = repairing.repair(
             settings,
@@ -113,7 +113,7 @@ def repair(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
 
 def _narrowed(kept: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
     """What of `kept` is wanted; everything where nothing is named, and whatever is wanted where all are kept."""
-    if not wanted or set(wanted) & {"all", "ever"}:
+    if not wanted or EVERY & {*wanted}:
         return kept
     return wanted if "all" in kept else tuple(name for name in kept if name in wanted)
 
@@ -133,7 +133,7 @@ def _sync(
     settings = load_settings(options, run_id)
     is_there = (settings.lake / "lake.json").exists()
     if chosen and is_there:
-        chosen.require(existing(settings).series(), {symbol for one in selections for symbol in one.symbols})
+        chosen.require([*existing(settings).series(), *(series for one in selections for series in one.named())])
     progress = progress_for(settings, quiet=options["quiet"] or options["dry_run"])
     with (
         stoppable(options["max_duration"]) as stop,

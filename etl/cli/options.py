@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 MARKETS = ", ".join(registry.MARKETS)
+EVERY = frozenset({"all", "ever"})
 
 
 def _stack(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -172,28 +173,33 @@ class Choice:
         """Whether the series is meant."""
         return self._but_symbols(series) and (self._every or series.symbol in self.symbols)
 
-    def require(self, lake: Iterable[Series], known: Collection[str] = ()) -> None:
-        """UsageError where a symbol that is named has no such series in the lake, or nothing is meant by what is named: a
-        mistyped name must not look like a lake in which all is well. Symbols in `known` need not be there.
+    def require(self, there: Collection[Series]) -> None:
+        """UsageError where a symbol, dataset or interval that is named has no such series: a mistyped name must not look like a
+        lake in which all is well. What has no interval stands for a named one only where its dataset is named, too.
         """
-        there = list(lake)
-        found = {series.symbol for series in there if self._but_symbols(series)}
-        for symbol in () if self._every else self.symbols:
-            if symbol in found or symbol in known:
-                continue
+        found = [
+            series
+            for series in there
+            if self._but_symbols(series)
+            and (not self.intervals or series.interval in self.intervals or series.dataset in self.datasets)
+        ]
+        for symbol in {*self.symbols} - EVERY - {series.symbol for series in found}:
             others = sorted({str(series) for series in there if series.symbol == symbol})
-            names = {series.symbol for series in there}
-            raise UsageError(
-                f"of {symbol} the lake holds {', '.join(others)} and nothing else"
-                if others
-                else f"the lake holds nothing of {symbol!r}{meant(symbol, names) or '; etl status lists what it holds'}"
-            )
-        if not found and not known and (self.datasets or self.market or self.intervals):
-            raise UsageError("the lake holds no series of that dataset, market and interval; etl status lists what it holds")
+            near = meant(symbol, {series.symbol for series in there}) or "; etl status lists what it holds"
+            told = f"of {symbol} the lake holds {', '.join(others)} and nothing else"
+            raise UsageError(told if others else f"the lake holds nothing of {symbol!r}{near}")
+        found = [series for series in found if self(series)]
+        lacking = [name for name in self.datasets if name not in {series.dataset for series in found}]
+        if not (self.datasets and all(not registry.dataset(name).has_interval for name in self.datasets)):
+            lacking += [name for name in self.intervals if name not in {series.interval for series in found}]
+        if self.market and not found:
+            lacking.append(f"market {self.market}")
+        if lacking:
+            raise UsageError(f"the lake holds no such series of {', '.join(lacking)}; etl status lists what it holds")
 
     @property
     def _every(self) -> bool:
-        return not self.symbols or bool({"all", "ever"} & {*self.symbols})
+        return not self.symbols or bool(EVERY & {*self.symbols})
 
     def _but_symbols(self, series: Series) -> bool:
         return (

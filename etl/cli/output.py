@@ -37,6 +37,11 @@ def show(document: object, rows: Sequence[dict[str, Any]], columns: Sequence[str
         click.echo(report.records(rows, columns))
 
 
+def error_json(error: EtlError | None) -> dict[str, Any]:
+    """What a document says of a failure (contract 4); nothing where all is well."""
+    return {} if error is None else {"error": {"type": type(error).__name__, "message": str(error)}}
+
+
 def show_judged(
     name: str,
     rows: Sequence[dict[str, Any]],
@@ -47,7 +52,7 @@ def show_judged(
     as_json: bool,
 ) -> NoReturn:
     """Rows, as `name` in the document, and what is wrong with them; exit 1 if something is."""
-    failure = {"error": {"type": error_type.__name__, "message": "; ".join(wrong)}, "exit_code": 1} if wrong else {}
+    failure = {**error_json(error_type("; ".join(wrong))), "exit_code": 1} if wrong else {}
     show({name: rows, **failure}, rows, columns, as_json=as_json)
     for message in wrong:
         log.error(message)
@@ -107,7 +112,7 @@ def _failures(outcome: Outcome) -> dict[str, Any]:
             if outcome.failed
             else EtlError(f"{len(outcome.left)} findings stay, because no source has it otherwise")
         )
-        failures["error"] = {"type": type(error).__name__, "message": str(error)}
+        failures |= error_json(error)
     return failures
 
 

@@ -150,13 +150,16 @@ def export(store: Store, tool: tools.Tool, wish: Wish, folder: Path, stopped: Ca
     def read(series: Series) -> _Reader:
         return _Reader(store, series, wish.span, stopped)
 
+    nothing = f"the lake at {store.root} has no row of this selection; etl status shows what it has"
+    if not any(read(job.series).holds() for job in jobs):
+        raise UsageError(nothing)
     with files.alone(folder):
         if tool.form == "catalog":
             _write_catalog(jobs, read, folder, done)
         else:
             _write_files(tool, jobs, read, folder, done)
     if not done.files:
-        raise UsageError(f"the lake at {store.root} has no row of this selection; etl status shows what it has")
+        raise UsageError(nothing)
     done.notes += _notes(tool, jobs, done)
     return done
 
@@ -200,20 +203,29 @@ def _wished(series: Series, tool: tools.Tool, wish: Wish) -> bool:
 
 
 def _check_named(store: Store, chosen: Sequence[Series], wish: Wish, tool: tools.Tool) -> None:
-    """UsageError for what was named, a symbol with a dataset or an interval, and is not stored."""
-    symbols = [symbol for symbol in wish.symbols if symbol not in EVERY]
-    for symbol, dataset, interval in product(symbols or [""], wish.datasets or [""], wish.intervals or [""]):
+    """UsageError for what was named and is not stored: each symbol with each dataset and interval, or where no dataset is named
+    each symbol at any of the intervals, and each interval of any symbol.
+
+    What has no interval stands for a named one only where its dataset is named, too.
+    """
+    symbols = [symbol for symbol in wish.symbols if symbol not in EVERY] or [""]
+    each: list[tuple[str, ...]] = [(interval,) for interval in wish.intervals] or [()]
+    if wish.datasets:
+        named = [*product(symbols, wish.datasets, each)]
+    else:
+        named = [*product(symbols, [""], [wish.intervals]), *product([""], [""], each)]
+    for symbol, dataset, intervals in named:
         found = (
             one
             for one in chosen
             if symbol in {"", one.symbol}
             and dataset in {"", one.dataset}
-            and (not interval or one.interval in {None, interval})
+            and (not intervals or one.interval in intervals or (dataset and one.interval is None))
         )
         if next(found, None) is None:
             asked = dataset or " or ".join(tool.usual)
-            of, at = f" of {symbol}" if symbol else "", f" at {interval}" if interval else ""
-            words = [dataset or " ".join(tool.usual), "--symbols", symbol or "all", "--interval", interval or "1m"]
+            of, at = f" of {symbol}" if symbol else "", f" at {', '.join(intervals)}" if intervals else ""
+            words = [dataset or " ".join(tool.usual), "--symbols", symbol or "all", "--interval", ",".join(intervals) or "1m"]
             words += ["--market", wish.market] if wish.market != "um" else []
             raise UsageError(
                 f"the lake at {store.root} has no {asked}{of}{at} in {wish.market}; etl status shows what it has, etl backfill"

@@ -75,11 +75,14 @@ class Symbols:
         for symbol, lived in lives.items():
             rows = contracts.setdefault(symbol, [])
             nobody = dict.fromkeys(SCHEMA.names) | {"symbol": symbol}
+            # A contract that was listed after the last of these lives has no bars yet.
+            unlived = [rows.pop()] if rows and _before(lived[-1].last, rows[-1]["onboard_time"]) else []
             rows[:0] = [dict(nobody) for _ in range(len(lived) - len(rows))]
             for row, life in zip(rows[-len(lived) :], lived, strict=True):
                 if life.first is not None:
                     row["first_time"] = life.first
                 row["last_time"] = None if row["status"] == "TRADING" else life.last
+            rows += unlived
         return dict(sorted(contracts.items()))
 
     def update(self, rules: Sequence[SymbolRules], lives: Mapping[str, Sequence[Life]]) -> bool:
@@ -96,6 +99,10 @@ class Symbols:
         pq.write_table(table, sink, compression="zstd", store_schema=False)
         replace_file(self._lake, self._path, memoryview(sink.getvalue()))
         return True
+
+
+def _before(time: int | None, other: object) -> bool:
+    return time is not None and isinstance(other, int) and time < other
 
 
 def ended(row: Row) -> int:

@@ -165,6 +165,22 @@ def test_what_is_refused(export, tmp_path, arguments, words):
     assert list(tmp_path.rglob("*.csv")) == []
 
 
+def test_settlements_do_not_stand_for_bars_that_were_named(export, tmp_path):
+    out = tmp_path / "out"
+    named = ("--to", "freqtrade", "--symbols", "BTCUSDT", "--interval", "5m", "-o", str(out))
+    told = str(export(*named, code=2).exception)
+    assert "BTCUSDT at 5m" in told
+    assert not out.exists()
+    export("funding", *named)  # which has no interval, and was named
+    assert [path.name for path in out.rglob("*.feather")] == ["BTC_USDT_USDT-1h-funding_rate.feather"]
+
+
+def test_where_there_is_no_row_nothing_is_made(export, tmp_path):
+    out = tmp_path / "out"
+    export("klines", "--to", "csv", "--symbols", "BTCUSDT", "--start", "2030-01-01", "-o", str(out), code=2)
+    assert not out.exists()
+
+
 def test_folders_that_are_refused(export, lake, tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder, words in ((lake / "exports", "lies in the lake"), (tmp_path / "file" / "x", "cannot export into")):

@@ -136,6 +136,35 @@ def test_a_contract_that_is_listed_after_the_end_of_another_gets_its_own_row(tmp
     ]
 
 
+def test_a_contract_that_is_listed_again_has_no_life_before_its_own_bars(tmp_path):
+    """Else it would have lived while the older one of its name did, and between the two."""
+    symbols = Symbols(tmp_path, "um")
+    older, last = LISTED + 7 * 3_600_000, ENDS - 60_000
+    symbols.update([OLD], {"OLDUSDT": [Life(older, last)]})
+    listed = parse_time("2024-09-10T08:00")
+    again = SymbolRules("OLDUSDT", base_asset="OLD", status="TRADING", onboard_time=listed)
+    symbols.update([again], {"OLDUSDT": [Life(older, last)]})
+    first, second = symbols.contracts()["OLDUSDT"]
+    assert (first["onboard_time"], first["first_time"], first["last_time"]) == (LISTED, older, last)
+    assert (second["onboard_time"], second["first_time"], second["last_time"]) == (listed, None, None)
+    assert [alive(first, at) for at in (older, ENDS + 86_400_000, listed)] == [True, False, False]
+    assert [alive(second, at) for at in (older, ENDS + 86_400_000, listed)] == [False, False, True]
+    begun = listed + 2 * 3_600_000
+    symbols.update([again], {"OLDUSDT": [Life(older, last), Life(begun, None)]})
+    assert [row["first_time"] for row in symbols.contracts()["OLDUSDT"]] == [older, begun]
+
+
+def test_of_a_contract_that_only_bars_tell_of_the_next_one_takes_nothing(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    listed = parse_time("2024-09-10T08:00")
+    symbols.update([SymbolRules("NEWUSDT", status="TRADING", onboard_time=listed)], {"NEWUSDT": [Life(LISTED, ENDS)]})
+    rows = symbols.contracts()["NEWUSDT"]
+    assert [(row["onboard_time"], row["first_time"], row["last_time"]) for row in rows] == [
+        (None, LISTED, ENDS),
+        (listed, None, None),
+    ]
+
+
 def test_merged_writes_nothing(tmp_path):
     assert Symbols(tmp_path, "um").merged([BTC], {}) == {"BTCUSDT": [BTC_ROW]}
     assert not path(tmp_path).exists()

@@ -521,6 +521,17 @@ def test_gaps_by_hand(lake, sql):
     ]
 
 
+def test_what_two_files_say_twice_is_no_answer_for_the_rest(lake, sql):
+    """A file may say what was answered with nothing before its time, and an older file may come later and say it, too."""
+    quarter = ("2023-01-01T00:01", "2023-01-01T00:05")
+    for name, opens in (("2023", ["2023-01-01", "2023-01-01T00:05"]), ("2024", ["2024-01-01"])):
+        coverage = [answer("2023-01-01", "2023-01-01T00:03"), answer("2023-01-01", "2023-01-01T00:03", "archive")]
+        holes = [quarter] if name == "2023" else []
+        write(lake, "klines", "X", "1m", name, [bar(time, MINUTE) for time in opens], coverage, holes)
+    found = sql("SELECT missing, verdict FROM gaps('X', '1m') ORDER BY gap_start LIMIT 1")
+    assert found == [(4, "missing")]  # two of four minutes were asked for, by both files
+
+
 def test_gaps_of_months_and_of_nothing(lake, sql):
     write(
         lake,

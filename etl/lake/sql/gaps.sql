@@ -7,12 +7,24 @@ WITH footers AS (
   FROM parquet_kv_metadata($series) AS m
   WHERE decode(m.key) = 'etl'
 ),
-asked AS (
+said AS (
   SELECT a.c.source AS kind, epoch_ms(a.c.start) AS start, epoch_ms(a.c."end") AS stop
   FROM (SELECT unnest(r.etl.coverage) AS c FROM footers AS r) AS a
   UNION ALL
   SELECT 'hole', epoch_ms(h.hole[1]), epoch_ms(h.hole[2])
   FROM (SELECT unnest(r.etl.holes) AS hole FROM footers AS r) AS h
+),
+asked AS ( -- without what several files say of the same time: each adds up once
+  SELECT i.kind, min(i.start) AS start, max(i.stop) AS stop
+  FROM (
+    SELECT n.*, sum(n.fresh) OVER (PARTITION BY n.kind ORDER BY n.start, n.stop) AS island
+    FROM (
+      SELECT s.*, coalesce(s.start > max(s.stop) OVER (
+        PARTITION BY s.kind ORDER BY s.start, s.stop ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true)::INT AS fresh
+      FROM said AS s
+    ) AS n
+  ) AS i
+  GROUP BY i.kind, i.island
 ),
 bars AS (
   SELECT b.open_time + $width AS after, lead(b.open_time) OVER (ORDER BY b.open_time) AS next
