@@ -11,11 +11,11 @@ RUN python -m pip install --no-cache-dir --quiet --no-build-isolation --no-deps 
 
 # By number, so that Kubernetes can see that it is not root. /state outlives the container, too: it holds bans and budgets.
 RUN groupadd --gid 10001 etl && useradd --uid 10001 --gid 10001 --create-home etl && \
-    mkdir /lake /state /work && chown 10001:10001 /lake /state /work
+    mkdir /lake /state && chown 10001:10001 /lake /state
 USER 10001:10001
 ENV ETL_LAKE=/lake ETL_STATE_DIR=/state ETL_LOG_FORMAT=json
 VOLUME ["/lake", "/state"]
-# A universe is mounted at /work/config/universe.toml.
-WORKDIR /work
+# A universe is mounted at /home/etl/config/universe.toml.
+WORKDIR /home/etl
 ENTRYPOINT ["etl"]
 CMD ["--help"]

@@ -170,8 +170,18 @@ def _etl(source: str, _url: str, work: Work, symbols: Sequence[str]) -> list[str
 def _peer(name: str, python: Path, url: str, work: Work, symbols: Sequence[str]) -> list[str]:
     script = str(Path(__file__).with_name("archive_peers.py"))
     # The measured process starts as ours and becomes the one of the peer's environment: 20 ms.
-    return ["-c", "import os, sys; os.execv(sys.argv[1], sys.argv[1:])", str(python), script, name, url, "output",
-            work.start, work.end, *symbols]  # fmt: skip
+    return [
+        "-c",
+        "import os, sys; os.execv(sys.argv[1], sys.argv[1:])",
+        str(python),
+        script,
+        name,
+        url,
+        "output",
+        work.start,
+        work.end,
+        *symbols,
+    ]
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -219,8 +229,10 @@ def _exchange(work: Work) -> Iterator[tuple[str, Callable[[], float]]]:
     """The URL of an embedded exchange in a process of its own, and its CPU so far in seconds."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.archive", "--serve", work.lacks or ""],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdin
         assert process.stdout
         told, asked = process.stdout, process.stdin
@@ -412,9 +424,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK", help=works)
     parser.add_argument("--peers", nargs="*", choices=PEERS, metavar="PEER", help=f"all, or some of {', '.join(PEERS)}")
     parser.add_argument(
-        "--environments", type=Path, default=Path(tempfile.gettempdir()) / "etl-bench-peers", metavar="FOLDER",
+        "--environments",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "etl-bench-peers",
+        metavar="FOLDER",
         help="where the peers' environments are kept (default %(default)s)",
-    )  # fmt: skip
+    )
     parser.add_argument("--no-parts", dest="parts", action="store_false", help="leave out the parts")
     parser.add_argument("--repeat", type=int, default=3, metavar="TURNS", help="of each contestant (default 3)")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")

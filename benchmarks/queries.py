@@ -206,8 +206,17 @@ def _verify(lake: Path, turns: int) -> list[dict[str, Any]]:
             if not found.sound or found.rows != len(symbols) * ((END - START) // MINUTE):
                 sys.exit(f"verify: {found.rows} rows, {found.findings[:3]}")
         wall, spent = min(took)[0], min(spent for _, spent in took)
-        results.append({"title": title, "rows": found.rows, "best_s": wall, "median_s": median(one for one, _ in took),
-                        "cpu_s": spent, "rows_per_s": found.rows / wall, "rows_per_cpu_s": found.rows / spent})  # fmt: skip
+        results.append(
+            {
+                "title": title,
+                "rows": found.rows,
+                "best_s": wall,
+                "median_s": median(one for one, _ in took),
+                "cpu_s": spent,
+                "rows_per_s": found.rows / wall,
+                "rows_per_cpu_s": found.rows / spent,
+            }
+        )
     return results
 
 

@@ -348,8 +348,9 @@ def pages(series: Series, window: Window) -> Iterator[Window]:
     if not window.rows:
         longest = _longest(series)
         for start in range(window.span.start, window.span.end, longest):
-            yield replace(window, span=TimeRange(start, min(start + longest, window.span.end)), requests=2,
-                          weight=2 * endpoint.weight(1))  # fmt: skip
+            yield replace(
+                window, span=TimeRange(start, min(start + longest, window.span.end)), requests=2, weight=2 * endpoint.weight(1)
+            )
         return
     opens = _grid(series).opens(window.span)
     for index in range(0, len(opens), window.limit):

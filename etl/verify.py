@@ -266,8 +266,11 @@ def _next(series: Series, time: int) -> int:
 def _trading(store: Store, market: str) -> dict[str, int]:
     """The symbols that trade now, and when they were listed (ms UTC)."""
     rows = Symbols(store.root, market).rows().values()
-    return {str(row["symbol"]): row["onboard_time"] for row in rows
-            if row["status"] == "TRADING" and isinstance(row["onboard_time"], int)}  # fmt: skip
+    return {
+        str(row["symbol"]): row["onboard_time"]
+        for row in rows
+        if row["status"] == "TRADING" and isinstance(row["onboard_time"], int)
+    }
 
 
 def _absent(series: Series, check: str, severity: Severity, spans: Sequence[TimeRange], why: str) -> Iterator[Finding]:

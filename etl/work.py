@@ -422,10 +422,16 @@ def _republications(series: Series, before: Sequence[Coverage], entries: Sequenc
     known = {entry.key: entry.sha256 for entry in before if entry.key}
     new = {entry.key: entry for entry in entries if entry.key in known and entry.sha256 != known[entry.key]}
     return [
-        Finding(series, "republished", "warning", entry.span, 1,
-                f"{key} was published again: its SHA-256 was {known[key]} and is {entry.sha256}")
+        Finding(
+            series,
+            "republished",
+            "warning",
+            entry.span,
+            1,
+            f"{key} was published again: its SHA-256 was {known[key]} and is {entry.sha256}",
+        )
         for key, entry in sorted(new.items())
-    ]  # fmt: skip
+    ]
 
 
 def _replaced(series: Series, window: Window, error: EtlError) -> Finding:

@@ -230,7 +230,7 @@ DEFECTS = [
 USELESS = {
     "empty_member", "not_utf8", "ragged", "second_member", "member_path", "absolute_member", "wrong_member_name",
     "huge_member", "encrypted", "flipped_byte", "truncated_zip", "wrong_checksum", "wrong_name", "no_checksum",
-}  # fmt: skip
+}  # fmt: skip  # a table, read by its rows
 NAMES = [" ".join(map(str, defect.values())) for defect in DEFECTS]
 
 
@@ -658,9 +658,13 @@ def test_the_document_of_a_refused_run(world, tmp_path):
         clean = {key: value for key, value in os.environ.items() if not key.startswith("ETL_")}
         finished = subprocess.run(
             [sys.executable, "-m", "etl", *command],
-            cwd=tmp_path, env={**clean, **urls, "ETL_STATE_DIR": str(tmp_path / "state")},
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env={**clean, **urls, "ETL_STATE_DIR": str(tmp_path / "state")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert finished.returncode == 3, finished.stderr
     document = json.loads(finished.stdout)
     assert document["rows_written"] == 28 * 24
@@ -758,8 +762,10 @@ def test_the_plan_takes_the_cheapest_source(exchange, tmp_path):
         assert_true(exchange, lake, series, start, end)
 
 
-@pytest.mark.parametrize(("hour", "files"), [("09", ["BTCUSDT-1m-2026-02-26.zip"]),
-                                             ("11", ["BTCUSDT-1m-2026-02-26.zip", "BTCUSDT-1m-2026-02-27.zip"])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("hour", "files"),
+    [("09", ["BTCUSDT-1m-2026-02-26.zip"]), ("11", ["BTCUSDT-1m-2026-02-26.zip", "BTCUSDT-1m-2026-02-27.zip"])],
+)
 def test_yesterday_comes_from_the_archive_when_its_file_can_be_there(world, tmp_path, hour, files):
     now = parse_time(f"2026-02-28T{hour}:00:30")
     with serve(world, now=now) as exchange:
@@ -1131,8 +1137,12 @@ def test_an_interrupted_run_goes_on_where_it_was(exchange, tmp_path, after, sour
     assert outcome.exit_code == 130
     assert {gap.verdict for gap in outcome.gaps} == {"lost"}
     assert outcome.rows_written > 0
-    done = {entry.key for series in (MINUTES, Series("um", "klines", "ETHUSDT", "1m")) for file in files(lake, series)
-            for entry in file.coverage}  # fmt: skip
+    done = {
+        entry.key
+        for series in (MINUTES, Series("um", "klines", "ETHUSDT", "1m"))
+        for file in files(lake, series)
+        for entry in file.coverage
+    }
     assert done
     exchange.reset()
     again = in_order(run(exchange, lake, wanted, source=source))

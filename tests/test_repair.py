@@ -108,9 +108,11 @@ DAMAGE = {
     "the first rows gone": lambda rows: rows[3:],
     "the last rows gone": lambda rows: rows[:-3],
     "rows of another year": lambda rows: [rows[0] | {"open_time": rows[0]["open_time"] - timedelta(days=60)}, *rows[1:]],
-    "a row that nobody asked for": lambda rows: [*rows, rows[-1] | {"open_time": rows[-1]["open_time"] + 2 * HOUR,
-                                                                   "close_time": rows[-1]["close_time"] + 2 * HOUR}],
-}  # fmt: skip
+    "a row that nobody asked for": lambda rows: [
+        *rows,
+        rows[-1] | {"open_time": rows[-1]["open_time"] + 2 * HOUR, "close_time": rows[-1]["close_time"] + 2 * HOUR},
+    ],
+}
 
 
 @pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE)
@@ -242,8 +244,11 @@ def test_the_command(exchange, lake):
         return subprocess.run(
             [sys.executable, "-m", "etl", *arguments, "--lake", str(lake)],
             env={**clean, **urls, "ETL_STATE_DIR": str(lake.parent / "state")},
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
     rewrite(lake, HOURS, lambda rows: with_one(rows, 53, high=0.5))
     assert etl("verify").returncode == 1

@@ -73,12 +73,13 @@ def rewrite(lake, series, change):
 
 def test_a_right_lake_has_no_error(exchange, lake):
     backfill(
-        exchange, lake,
+        exchange,
+        lake,
         select("klines mark_klines premium_klines", "BTCUSDT", "1m 1h 1d 1w 1M", "2026-01-01"),
         select("funding klines", "LUNAUSDT SRMUSDT OCEANUSDT TSLAUSDT", "12h 1d", None),
         select("klines", "BTCUSD_PERP", "1h 1d", "2026-01-01", market="cm"),
         select("klines", "BTCUSDT", "1h 1d", "2021-08-01", "2021-09-01", market="spot"),
-    )  # fmt: skip
+    )
     result = verify(opened(lake))
     assert result.sound
     assert {(f.severity, f.check) for f in result.findings} <= {
@@ -200,8 +201,12 @@ def test_the_command(exchange, lake):
     def etl(*arguments):
         return subprocess.run(
             [sys.executable, "-m", "etl", *arguments, "--lake", str(lake)],
-            env={**clean, **urls}, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            env={**clean, **urls},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
     sound = etl("verify", "--json", "--against", "rest")
     assert (sound.returncode, json.loads(sound.stdout)["rows"]) == (0, 2 * DAY // MINUTE + 2 * DAY // HOUR)

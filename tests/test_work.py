@@ -35,8 +35,12 @@ def rows(opens, volume=1.0):
 
 def settlements(times, mark_price):
     schema = arrow_schema("funding")
-    values = {"funding_time": times, "funding_rate": [0.0001] * len(times), "mark_price": [mark_price] * len(times),
-              "rate_type": [None] * len(times)}  # fmt: skip
+    values = {
+        "funding_time": times,
+        "funding_rate": [0.0001] * len(times),
+        "mark_price": [mark_price] * len(times),
+        "rate_type": [None] * len(times),
+    }
     return pa.Table.from_arrays([pa.array(values[field.name]).cast(field.type) for field in schema], schema=schema)
 
 

@@ -157,4 +157,4 @@ TOOLS = {
         ),
         Tool("csv", "csv", _ALL, tuple(registry.DATASETS), tuple(registry.DATASETS), _in_folders("csv"), tables.plain),
     )
-}  # fmt: skip
+}  # fmt: skip  # a table, read by its rows

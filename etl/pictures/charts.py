@@ -155,26 +155,31 @@ def _style(theme: Theme, text: float) -> Iterator[None]:
     import matplotlib as mpl  # noqa: PLC0415 - it need not be installed, and takes 0.4 s
     from matplotlib import style  # noqa: PLC0415 - as above
 
-    with style.context("default"), mpl.rc_context({
-        "svg.fonttype": "none",
-        "svg.hashsalt": "etl",
-        "font.family": "DejaVu Sans",  # it comes with matplotlib: the same picture on every machine
-        "font.size": text,
-        "text.color": theme.ink,
-        "text.parse_math": False,
-        "axes.edgecolor": theme.grid,
-        "axes.labelcolor": theme.muted,
-        "axes.facecolor": "none",
-        "figure.facecolor": theme.paper,
-        "xtick.labelsize": "small",
-        "ytick.labelsize": "small",
-        "xtick.color": theme.muted,
-        "ytick.color": theme.muted,
-        "grid.color": theme.grid,
-        "grid.linewidth": 0.8,
-        "hatch.color": theme.gap,
-        "hatch.linewidth": 0.8,
-    }):  # fmt: skip
+    with (
+        style.context("default"),
+        mpl.rc_context(
+            {
+                "svg.fonttype": "none",
+                "svg.hashsalt": "etl",
+                "font.family": "DejaVu Sans",  # it comes with matplotlib: the same picture on every machine
+                "font.size": text,
+                "text.color": theme.ink,
+                "text.parse_math": False,
+                "axes.edgecolor": theme.grid,
+                "axes.labelcolor": theme.muted,
+                "axes.facecolor": "none",
+                "figure.facecolor": theme.paper,
+                "xtick.labelsize": "small",
+                "ytick.labelsize": "small",
+                "xtick.color": theme.muted,
+                "ytick.color": theme.muted,
+                "grid.color": theme.grid,
+                "grid.linewidth": 0.8,
+                "hatch.color": theme.gap,
+                "hatch.linewidth": 0.8,
+            }
+        ),
+    ):
         yield
 
 
@@ -230,10 +235,17 @@ def _draw_candles(axis: Axes, chart: Chart, theme: Theme) -> None:
     last = chart.candles[-1]
     axis.axhline(last.close, color=theme.ink, linewidth=0.8, linestyle=(0, (2, 3)), alpha=0.7)
     axis.annotate(
-        price(last.close), (1, last.close), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
-        va="center", size="small", color=theme.paper, annotation_clip=False,
+        price(last.close),
+        (1, last.close),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        size="small",
+        color=theme.paper,
+        annotation_clip=False,
         bbox={"boxstyle": "round,pad=0.25", "facecolor": theme.ink, "edgecolor": "none"},
-    )  # fmt: skip
+    )
 
 
 def _logarithmic(chart: Chart) -> bool:
@@ -267,9 +279,15 @@ def _draw_funding(axis: Axes, chart: Chart, theme: Theme) -> None:
 
 def _name(axis: Axes, text: str, theme: Theme) -> None:
     axis.text(
-        0.004, 0.94, text, transform=axis.transAxes, va="top", size="small", color=theme.muted,
+        0.004,
+        0.94,
+        text,
+        transform=axis.transAxes,
+        va="top",
+        size="small",
+        color=theme.muted,
         bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5},
-    )  # fmt: skip
+    )
 
 
 def _draw(axis: Axes, shapes: Sequence[Sequence[tuple[float, float]]], *, edge: str, face: str) -> None:

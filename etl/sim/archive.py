@@ -157,8 +157,10 @@ class Archive:
         if not path and (_LISTING & request.params.keys() or BUCKET in request.path):
             return self._listing(request.params, now)
         if not path:
-            return Answer(body=b"<!DOCTYPE html><html><body><h1>Binance Data Collection</h1></body></html>",
-                          headers={"content-type": "text/html"})  # fmt: skip
+            return Answer(
+                body=b"<!DOCTYPE html><html><body><h1>Binance Data Collection</h1></body></html>",
+                headers={"content-type": "text/html"},
+            )
         market = next((name for name, one in MARKETS.items() if path.startswith(f"data/{one.archive_path}/")), None)
         found = self._find(path, now, asked=request.method == "GET")
         if found is None:

@@ -172,7 +172,7 @@ def _perpetuals(count: int) -> Iterator[Contract]:
             contract = Contract(
                 "um", f"{base}USDT", base, "USDT", price, tick, step, first,
                 pair=f"{base}USDT", onboard=first - first % HOUR - 30 * MINUTE, funding=_FUNDING.get(base, _HOURS_8),
-            )  # fmt: skip
+            )  # fmt: skip  # a table
         yield contract
 
 
@@ -180,12 +180,12 @@ BTC = Contract(
     "um", "BTCUSDT", "BTC", "USDT", "60000", "0.10", "0.001", parse_time("2019-09-08T17:57"), pair="BTCUSDT",
     onboard=parse_time("2019-09-08T17:55"), mark_first=parse_time("2019-12-23T11:58"), turnover=2_000_000,
     funding=((parse_time("2019-09-10T08:00"), 8),), quiet=1,
-)  # fmt: skip
+)  # fmt: skip  # a table
 ETH = Contract(
     "um", "ETHUSDT", "ETH", "USDT", "2500", "0.01", "0.001", parse_time("2019-11-27T07:45"), pair="ETHUSDT",
     onboard=parse_time("2019-11-27T07:30"), mark_first=parse_time("2019-12-23T11:58"), turnover=1_000_000,
     funding=_HOURS_8, quiet=1,
-)  # fmt: skip
+)  # fmt: skip  # a table
 
 
 def _odd() -> Iterator[Contract]:
@@ -215,7 +215,7 @@ def _odd() -> Iterator[Contract]:
         common: dict[str, Any] = {"end": parse_time(end), "kind": kind, "pair": "BTCUSDT", "funding": ()}
         yield um(f"BTCUSDT_{code}", "BTC", "60000", first, tick="0.10", quiet=40, **common)
     yield um("ETHUSDT_261225", "ETH", "2500", "2026-06-26T08:02", end=parse_time("2026-12-25T08:00"),
-             kind="CURRENT_QUARTER", pair="ETHUSDT", funding=(), tick="0.01", quiet=80)  # fmt: skip
+             kind="CURRENT_QUARTER", pair="ETHUSDT", funding=(), tick="0.01", quiet=80)  # fmt: skip  # a table
     yield um("LRCUSDT", "LRC", "0.3", "2020-10-12T07:07", end=parse_time("2026-08-03T09:00"))
     yield um("OCEANUSDT", "OCEAN", "0.6", "2020-10-14T07:11", end=parse_time("2024-07-01T09:00"))
     yield um("UNFIUSDT", "UNFI", "5", "2021-02-24T08:19", end=parse_time("2024-12-10T09:00"))
@@ -226,8 +226,9 @@ def _odd() -> Iterator[Contract]:
     yield um("LUNAUSDT", "LUNA2", "2", "2022-09-10T10:30")
     yield um("ICPUSDT_SETTLED", "ICP", "250", "2021-05-11T07:00", end=parse_time("2022-06-10T09:00"), forgotten=True)
     yield um("ICPUSDT", "ICP", "6", "2022-09-27T02:30")
-    yield Contract("um", "SOONUSDT", "SOON", "USDT", "1", "0.0001", "1", None, pair="SOONUSDT",
-                   onboard=parse_time("2099-01-01"))  # fmt: skip
+    yield Contract(
+        "um", "SOONUSDT", "SOON", "USDT", "1", "0.0001", "1", None, pair="SOONUSDT", onboard=parse_time("2099-01-01")
+    )
 
 
 def _coin_margined() -> Iterator[Contract]:
@@ -237,13 +238,13 @@ def _coin_margined() -> Iterator[Contract]:
         return Contract(
             "cm", f"{pair}_{suffix}", pair.removesuffix("USD"), "USD", price, tick, "1", start,
             pair=pair, onboard=start - HOUR, contract_size=size, **more,
-        )  # fmt: skip
+        )  # fmt: skip  # a table
 
     yield cm("BTCUSD", "60000", "0.1", 100, "2020-08-11T06:01")
     yield cm("ETHUSD", "2500", "0.01", 10, "2020-08-19T06:13")
     yield cm("ADAUSD", "0.5", "0.00001", 10, "2020-09-02T07:07", quiet=20)
     yield cm("BTCUSD", "60000", "0.1", 100, "2026-06-26T08:00", suffix="261225", kind="CURRENT_QUARTER", funding=(),
-             end=parse_time("2026-12-25T08:00"))  # fmt: skip
+             end=parse_time("2026-12-25T08:00"))  # fmt: skip  # a table
     yield cm("XMRUSD", "150", "0.01", 10, "2021-03-04T07:00", end=parse_time("2024-02-27T09:00"))
 
 
@@ -259,7 +260,7 @@ def _spot() -> Iterator[Contract]:
         yield Contract(
             "spot", f"{base}USDT", base, "USDT", price, tick, step, start, pair=f"{base}USDT", onboard=start,
             kind="SPOT", quiet=10 if base != "BTC" else 1,
-        )  # fmt: skip
+        )  # fmt: skip  # a table
 
 
 def default_contracts(perpetuals: int = 64) -> list[Contract]:
@@ -282,7 +283,7 @@ def entry(contract: Contract, now: int) -> dict[str, Any]:
             "symbol": contract.symbol, "status": "TRADING", "baseAsset": contract.base, "baseAssetPrecision": 8,
             "quoteAsset": contract.quote, "quotePrecision": 8, "quoteAssetPrecision": 8, "orderTypes": ["LIMIT", "MARKET"],
             "icebergAllowed": True, "isSpotTradingAllowed": True, "filters": filters, "permissions": [],
-        }  # fmt: skip
+        }  # fmt: skip  # a table
     result: dict[str, Any] = {
         "symbol": contract.symbol, "pair": contract.pair, "contractType": contract.kind,
         "deliveryDate": contract.delivery(now), "onboardDate": contract.onboard,
@@ -294,7 +295,7 @@ def entry(contract: Contract, now: int) -> dict[str, Any]:
         "underlyingSubType": [], "triggerProtect": "0.0500", "liquidationFee": "0.012500", "marketTakeBound": "0.05",
         "maxMoveOrderLimit": 10000, "filters": filters, "orderTypes": ["LIMIT", "MARKET", "STOP"],
         "timeInForce": ["GTC", "IOC", "FOK", "GTX", "GTD"],
-    }  # fmt: skip
+    }  # fmt: skip  # a table
     if market == "cm":
         result |= {"contractSize": contract.contract_size, "equalQtyPrecision": 4}
     if contract.symbol == "1000PEPEUSDT":

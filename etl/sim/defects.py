@@ -250,21 +250,34 @@ ROWS: dict[str, Callable[..., Rows]] = {
     "missing_day": _missing_day, "missing_rows": _missing_rows, "duplicate_rows": _duplicate_rows, "shuffled": _shuffled,
     "foreign_rows": _foreign_rows, "after_end": _after_end, "placeholder": _placeholder, "flat_bar": _flat_bar,
     "zero_style": _zero_style, "unit": _unit, "republished": _republished,
-}  # fmt: skip
+}  # fmt: skip  # a table, read by its rows
 TEXT: dict[str, Callable[..., bytes]] = {
-    "header": _header, "crlf": _crlf, "bom": _bom, "extra_column": _extra_column, "empty_member": _empty_member,
-    "not_utf8": _not_utf8, "ragged": _ragged,
-}  # fmt: skip
+    "header": _header,
+    "crlf": _crlf,
+    "bom": _bom,
+    "extra_column": _extra_column,
+    "empty_member": _empty_member,
+    "not_utf8": _not_utf8,
+    "ragged": _ragged,
+}
 ZIP: dict[str, Callable[..., list[Member]]] = {
-    "second_member": _second_member, "member_path": _member_path, "absolute_member": _absolute_member,
-    "wrong_member_name": _wrong_member_name, "huge_member": _huge_member, "stored_method": _stored_method,
+    "second_member": _second_member,
+    "member_path": _member_path,
+    "absolute_member": _absolute_member,
+    "wrong_member_name": _wrong_member_name,
+    "huge_member": _huge_member,
+    "stored_method": _stored_method,
     "encrypted": _encrypted,
-}  # fmt: skip
+}
 BYTES: dict[str, Callable[..., bytes]] = {"flipped_byte": _flipped_byte, "truncated_zip": _truncated_zip}
 CHECKSUM: dict[str, Callable[..., str]] = {"wrong_checksum": _wrong_checksum, "wrong_name": _wrong_name}
 PUBLICATION: dict[str, Callable[..., None]] = {
-    "no_checksum": _no_checksum, "never": _never, "late": _late, "unlisted": _unlisted, "stale_listing": _stale_listing,
-}  # fmt: skip
+    "no_checksum": _no_checksum,
+    "never": _never,
+    "late": _late,
+    "unlisted": _unlisted,
+    "stale_listing": _stale_listing,
+}
 DEFECTS: dict[str, Callable[..., object]] = {**ROWS, **TEXT, **ZIP, **BYTES, **CHECKSUM, **PUBLICATION}
 
 

@@ -136,16 +136,18 @@ class Exchange:
                 market = MARKETS[name]
                 serve = self._bars if dataset.has_interval else self._funding
                 free = endpoint.pool == "funding"
-                routes.append((
-                    endpoint.path,
-                    _Route(
-                        market,
-                        _bound(serve, dataset, endpoint),
-                        _page_weight(endpoint, 500 if dataset.has_interval else 100),
-                        "funding" if free else market.pool,
-                        FUNDING_TYPE if free else JSON_TYPE,
-                    ),
-                ))  # fmt: skip
+                routes.append(
+                    (
+                        endpoint.path,
+                        _Route(
+                            market,
+                            _bound(serve, dataset, endpoint),
+                            _page_weight(endpoint, 500 if dataset.has_interval else 100),
+                            "funding" if free else market.pool,
+                            FUNDING_TYPE if free else JSON_TYPE,
+                        ),
+                    )
+                )
         for market in MARKETS.values():
             spot = market.name == "spot"
             for path, answer, weight in (

@@ -331,8 +331,10 @@ def _open_bar(hit: _Hit) -> Outcome:
 def _revise(hit: _Hit, *, open_time: int | None = None) -> Outcome:
     def change(rows: list[Any]) -> list[Any]:
         last = len(rows) - 1
-        return [_altered(row) if _time_of(row) == open_time or (open_time is None and n == last) else row
-                for n, row in enumerate(rows)]  # fmt: skip
+        return [
+            _altered(row) if _time_of(row) == open_time or (open_time is None and n == last) else row
+            for n, row in enumerate(rows)
+        ]
 
     return hit.rows(change)
 
@@ -365,7 +367,7 @@ ACTIONS: dict[str, Callable[..., Outcome]] = {
     "duplicate_page": _duplicate_page, "overlap": _overlap, "shuffled": _shuffled, "conflict": _conflict,
     "empty_page": _empty_page, "stuck_page": _stuck_page, "open_bar_extra": _open_bar, "revise": _revise,
     "redirect": _redirect, "gzip_bomb": _gzip_bomb, "endless": _endless, "clock_skew": _clock_skew,
-}  # fmt: skip
+}  # fmt: skip  # a table, read by its rows
 
 
 def _json(value: object) -> bytes:

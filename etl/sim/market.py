@@ -517,12 +517,16 @@ class GeneratedWorld:
         """Rows of fundingInfo: the interval that holds at `now`."""
         return [
             {
-                "symbol": one.symbol, "adjustedFundingRateCap": "0.02000000", "adjustedFundingRateFloor": "-0.02000000",
+                "symbol": one.symbol,
+                "adjustedFundingRateCap": "0.02000000",
+                "adjustedFundingRateFloor": "-0.02000000",
                 "fundingIntervalHours": next((hours for since, hours in reversed(one.funding) if since <= now), 8),
-                "disclaimer": one.base in {"BTC", "ETH"}, "updateTime": None if one.base in {"BTC", "ETH"} else 1758377721362,
+                "disclaimer": one.base in {"BTC", "ETH"},
+                "updateTime": None if one.base in {"BTC", "ETH"} else 1758377721362,
             }
-            for one in self.contracts.values() if one.market == "um" and one.funding and one.status(now) == "TRADING"
-        ]  # fmt: skip
+            for one in self.contracts.values()
+            if one.market == "um" and one.funding and one.status(now) == "TRADING"
+        ]
 
     # --- quotes
 

@@ -68,7 +68,7 @@ _MICROSECONDS = 10**14  # times from here on are µs (binance-facts 9.4)
 # What reading a file of another kind than its name says ends in.
 _UNREADABLE = (
     ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, OSError, EOFError, zlib.error, csv.Error,
-)  # fmt: skip
+)  # fmt: skip  # a table, read by its rows
 
 
 class _LeftOut(Exception):
@@ -113,10 +113,12 @@ class ReplayWorld:
                 self._objects.setdefault(f"{key}.CHECKSUM", line.encode())
         self.recorded: Mapping[str, bytes] = self._objects
         if not quiet:
-            sys.stderr.writelines([
-                *(f"serve {name}: {text}\n" for name, text in sorted(self.served.items())),
-                *(f"leave out {name}: {text}\n" for name, text in sorted(self.left_out.items())),
-            ])  # fmt: skip
+            sys.stderr.writelines(
+                [
+                    *(f"serve {name}: {text}\n" for name, text in sorted(self.served.items())),
+                    *(f"leave out {name}: {text}\n" for name, text in sorted(self.left_out.items())),
+                ]
+            )
         self._blocks = {
             series: joined(*zip(*((time, text) for time, text in sorted(rows.values())), strict=True))
             for series, rows in merged.items()

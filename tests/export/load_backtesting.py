@@ -14,7 +14,7 @@ class Hold(Strategy):
             self.buy(size=1)
 
 
-result = Backtest(bars, Hold, cash=10_000_000, finalize_trades=True).run()  # noqa: F821 - the page's
-rows = [[str(time), *row] for time, row in zip(bars.index, bars.to_numpy().tolist(), strict=True)]  # noqa: F821
-dtypes = [str(bars.index.dtype)[:10], *map(str, bars.dtypes)]  # noqa: F821
-print(json.dumps({"columns": list(bars.columns), "dtypes": dtypes, "rows": rows, "equity": result["Equity Final [$]"]}))  # noqa: F821
+result = Backtest(bars, Hold, cash=10_000_000, finalize_trades=True).run()
+rows = [[str(time), *row] for time, row in zip(bars.index, bars.to_numpy().tolist(), strict=True)]
+dtypes = [str(bars.index.dtype)[:10], *map(str, bars.dtypes)]
+print(json.dumps({"columns": list(bars.columns), "dtypes": dtypes, "rows": rows, "equity": result["Equity Final [$]"]}))

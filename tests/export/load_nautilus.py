@@ -14,7 +14,7 @@ from nautilus_trader.trading.strategy import Strategy
 class Watch(Strategy):
     def on_start(self):
         self.seen = []
-        self.subscribe_bars(bars[0].bar_type)  # noqa: F821 - the page's
+        self.subscribe_bars(bars[0].bar_type)
 
     def on_bar(self, bar):
         self.seen.append((self.clock.timestamp_ns(), str(bar.close)))
@@ -24,9 +24,9 @@ engine = BacktestEngine(BacktestEngineConfig(logging=LoggingConfig(bypass_loggin
 engine.add_venue(
     Venue("BINANCE"), OmsType.NETTING, AccountType.MARGIN, base_currency=USDT, starting_balances=[Money(1_000_000, USDT)]
 )
-for one in instruments:  # noqa: F821
+for one in instruments:
     engine.add_instrument(one)
-engine.add_data(bars)  # noqa: F821
+engine.add_data(bars)
 watch = Watch()
 engine.add_strategy(watch)
 engine.run()
@@ -38,16 +38,22 @@ def told(bar):
 
 rules = {
     str(one.id): [
-        type(one).__name__, str(one.raw_symbol), str(one.quote_currency), one.price_precision, one.size_precision,
-        float(one.price_increment), float(one.size_increment), getattr(one, "expiration_ns", None),
+        type(one).__name__,
+        str(one.raw_symbol),
+        str(one.quote_currency),
+        one.price_precision,
+        one.size_precision,
+        float(one.price_increment),
+        float(one.size_increment),
+        getattr(one, "expiration_ns", None),
     ]
-    for one in catalog.instruments()  # noqa: F821
-}  # fmt: skip
+    for one in catalog.instruments()
+}
 everything = {}
-for bar in catalog.bars():  # noqa: F821
+for bar in catalog.bars():
     everything.setdefault(str(bar.bar_type), []).append(told(bar))
 paid = {}
 for identity in rules:  # one by one: of several nautilus gives all rates the id of the first one
-    found = catalog.query(FundingRateUpdate, identifiers=[identity])  # noqa: F821
+    found = catalog.query(FundingRateUpdate, identifiers=[identity])
     paid[identity] = [[rate.ts_event, rate.ts_init, str(rate.rate)] for rate in found if str(rate.instrument_id) == identity]
-print(json.dumps({"rules": rules, "bars": everything, "paid": paid, "seen": watch.seen, "asked": len(rates)}))  # noqa: F821
+print(json.dumps({"rules": rules, "bars": everything, "paid": paid, "seen": watch.seen, "asked": len(rates)}))

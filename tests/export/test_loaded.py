@@ -57,9 +57,17 @@ def test_vectorbt(export, rows, tmp_path):
     assert said["index"] == ["Open time", "datetime64[ns, UTC]"]
     floats, instant = "float64", "datetime64[ns, UTC]"
     assert said["dtypes"] == {
-        "Open": floats, "High": floats, "Low": floats, "Close": floats, "Volume": floats, "Close time": instant,
-        "Quote volume": floats, "Number of trades": "int64", "Taker base volume": floats, "Taker quote volume": floats,
-    }  # fmt: skip
+        "Open": floats,
+        "High": floats,
+        "Low": floats,
+        "Close": floats,
+        "Volume": floats,
+        "Close time": instant,
+        "Quote volume": floats,
+        "Number of trades": "int64",
+        "Taker base volume": floats,
+        "Taker quote volume": floats,
+    }
     assert said["rows"] == [[row[0] * 10**6, *row[1:6], row[6] * 10**6, *row[7:]] for row in bars]
     assert said["return"] == pytest.approx(bars[-1][4] / bars[0][4] - 1, abs=1e-12)
 

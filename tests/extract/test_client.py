@@ -197,7 +197,7 @@ def test_symbol_info(client):
     assert list(frame.columns) == [
         "symbol", "pair", "base_asset", "quote_asset", "contract_type", "status", "onboard_time", "delivery_time",
         "tick_size", "step_size", "min_qty", "max_qty", "min_price", "min_notional",
-    ]  # fmt: skip
+    ]  # fmt: skip  # a table, read by its rows
     assert frame["symbol"].tolist() == ["BTCUSDT", "BTCUSDT_260925"]
     assert frame["tick_size"].iloc[0] == 0.1
     assert frame["onboard_time"].iloc[0] == pd.Timestamp("2019-09-08T17:55Z")
@@ -244,7 +244,7 @@ COLUMNS = {
     "open_time": "datetime64[ms, UTC]", "open": "float64", "high": "float64", "low": "float64", "close": "float64",
     "volume": "float64", "close_time": "datetime64[ms, UTC]", "quote_volume": "float64", "count": "int64",
     "taker_buy_volume": "float64", "taker_buy_quote_volume": "float64",
-}  # fmt: skip
+}  # fmt: skip  # a table, read by its rows
 
 
 def dtypes(frame: pd.DataFrame) -> dict[str, str]:

@@ -72,7 +72,7 @@ def transient_answers(kit) -> dict:
 NAMES = [
     "408", "500", "502 html", "503 -1008", "400 -1001", "400 -1006", "400 -1007", "400 -1008",
     "empty", "cut json", "html", "reset", "closed", "short", "cut gzip",
-]  # fmt: skip
+]  # fmt: skip  # a table, read by its rows
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -36,7 +36,7 @@ def test_a_page_of_klines():
     names = ("open", "high", "low", "close", "volume", "quote_volume", "count", "taker_buy_volume", "taker_buy_quote_volume")
     assert [table[name][0].as_py() for name in names] == [
         78745.8, 78768.9, 78736.4, 78768.9, 34.6, 2724821.5747, 1324, 15.361, 1209770.0202,
-    ]  # fmt: skip
+    ]  # fmt: skip  # a table, read by its rows
 
 
 @pytest.mark.parametrize("dataset", ["mark_klines", "index_klines", "premium_klines"])

@@ -14,7 +14,7 @@ TOKENS = [
     b"null", b"true", b"NaN", b"Infinity", b"-1", b"1e999", b"9" * 5000, b"9223372036854775808", b"0x1F", b"1_000",
     b"\0", b"\r\n", b"\xff\xfe", b"\xef\xbb\xbf", b'"', b"'", b"\\ud800", b",", b";", b"[" * 3000, b"{}", b"=", b"<!DOCTYPE x>",
     b"<", b"&amp;", b"%2e%2e%2f", b"../../", "币安".encode(), "\u202e".encode(), "٣".encode(),
-]  # fmt: skip
+]  # fmt: skip  # a table, read by its rows
 
 # JSON values of every type, and the numbers and texts at the ends of what fits.
 VALUES = st.sampled_from(

@@ -66,9 +66,9 @@ PAGE = {"symbol": "BTCUSDT", "startTime": JANUARY.start, "limit": 3}
 KLINES = asked("/fapi/v1/klines", interval="1h", **PAGE)
 MARKS = asked("/fapi/v1/markPriceKlines", interval="1h", **PAGE)
 FUNDING = asked("/fapi/v1/fundingRate", **PAGE)
-INFO = json.dumps(json.loads(asked("/fapi/v1/exchangeInfo")) | {
-    "symbols": json.loads(asked("/fapi/v1/exchangeInfo"))["symbols"][:2]
-}).encode()  # fmt: skip
+INFO = json.dumps(
+    json.loads(asked("/fapi/v1/exchangeInfo")) | {"symbols": json.loads(asked("/fapi/v1/exchangeInfo"))["symbols"][:2]}
+).encode()
 NAME = "BTCUSDT-1h-2026-01"
 LINES = b"".join(line + b"\n" for line in WORLD.lines(Series("um", "klines", "BTCUSDT", "1h"), JANUARY).splitlines()[:4])
 HEADER = b"open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore\n"

@@ -164,7 +164,7 @@ MATRIX = [
     row("overlap", None, None, rows=5),
     row("shuffled", None, None),
     row("open_bar_extra", None, None),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(

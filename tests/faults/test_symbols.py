@@ -37,7 +37,7 @@ ATTACKS = [
     "../../etc/passwd", "..\\..\\x", "/etc/passwd", "a/b", "./a", "~root", "-rf", "--lake=/x", "*", "?", "[!a]", "symbol=X",
     "%00", "%2e%2e%2f", "%2F", "CON", "NUL.parquet", "x\ny", "x\r\nHost: evil", "\t", "\x1b[31m", "\u202eTDSUCTB",
     "ВТСUSDT", "BTCUSDT\u200b", "ＢＴＣＵＳＤＴ", "BTCUSDT ", "btcusdt", "😀" * 20,
-]  # fmt: skip
+]  # fmt: skip  # a table, read by its rows
 # What can be no folder's name at all.
 IMPOSSIBLE = [".", "..", "", "x\0y", "A" * 300, "币" * 100, "\ud800"]
 # Names that the exchange has, or could have.

@@ -167,8 +167,16 @@ def test_any_price_can_be_drawn(values):
 
 @pytest.mark.parametrize("symbol", ["币安人生USDT", "\u202eسوقUSDT", "$x^2$", "a\nb", "\U0010fffdUSDT"])
 def test_any_name_can_be_drawn(symbol):
-    chart = Chart(Series("um", "klines", symbol, "1m"), "1m", TimeRange(MONDAY, MONDAY + MINUTE),
-                  (Candle(MONDAY, 1, 2, 1, 2, 3, 1),), (), 0, (), summed=False)  # fmt: skip
+    chart = Chart(
+        Series("um", "klines", symbol, "1m"),
+        "1m",
+        TimeRange(MONDAY, MONDAY + MINUTE),
+        (Candle(MONDAY, 1, 2, 1, 2, 3, 1),),
+        (),
+        0,
+        (),
+        summed=False,
+    )
     content = charts.png(chart)
     assert picture(content).size == (1600, 900)
     title = Image.open(io.BytesIO(content)).text["Title"]

@@ -92,9 +92,15 @@ def test_no_name_becomes_a_part_of_the_page(symbol):
     gap = Gap(series, "2025-12-01", "2025-12-02", "lost", None)
     plain, odd = (
         page(replace(state(kept(name, {"2025-12": MISSING}), findings=(f,), gaps=Gaps((g,), 1)), lake=name))
-        for name, f, g in (("BTCUSDT", replace(finding, series=replace(series, symbol="B"), check="c", message="m"),
-                            replace(gap, series=replace(series, symbol="B"))), (symbol, finding, gap))
-    )  # fmt: skip
+        for name, f, g in (
+            (
+                "BTCUSDT",
+                replace(finding, series=replace(series, symbol="B"), check="c", message="m"),
+                replace(gap, series=replace(series, symbol="B")),
+            ),
+            (symbol, finding, gap),
+        )
+    )
     assert Tags(odd).found == Tags(plain).found
     assert {name for name, _ in Tags(odd).attributes} == {name for name, _ in Tags(plain).attributes}
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", odd)

@@ -156,7 +156,7 @@ def test_bars_are_the_truth(
         ("data/spot/monthly/klines/BNBUSDT/1d/BNBUSDT-1d-2025-01.zip", None, True, 16),
         (f"{UM}/monthly/fundingRate/ADAUSDT/ADAUSDT-fundingRate-2024-05.zip", FUNDING_HEADER, False, 13),
     ],
-)  # fmt: skip
+)
 def test_headers_units_and_checksums_go_by_market_and_date(
     sim: Simulator, key: str, header: str | None, newline: bool, unit: int
 ) -> None:
@@ -209,8 +209,11 @@ def test_there_are_only_the_files_that_there_are(sim: Simulator) -> None:
         f"{UM}/monthly/fundingRate/BTCUSDT_261225/BTCUSDT_261225-fundingRate-2026-08.zip",
         f"{CM}/monthly/premiumIndexKlines/BTCUSD_261225/1h/BTCUSD_261225-1h-2026-08.zip",
         "data/spot/monthly/markPriceKlines/BTCUSDT/1h/BTCUSDT-1h-2024-05.zip",
-        "data/nothing/at/all", "data/", "data", f"{UM}/monthly/klines/BTCUSDT/1m/",
-    ):  # fmt: skip
+        "data/nothing/at/all",
+        "data/",
+        "data",
+        f"{UM}/monthly/klines/BTCUSDT/1m/",
+    ):
         reply = get(sim, key)
         assert (reply.status, reply.headers["content-type"]) == (404, "application/xml"), key
         assert ET.fromstring(reply.raw).findtext("Code") == "NoSuchKey"
@@ -280,8 +283,12 @@ def test_folders_are_common_prefixes(sim: Simulator) -> None:
     assert every_key(sim, f"{UM}/", delimiter="/") == [f"{UM}/daily/", f"{UM}/monthly/"]
     folders = every_key(sim, f"{UM}/monthly/", delimiter="/")
     assert [one.split("/")[-2] for one in folders] == [
-        "fundingRate", "indexPriceKlines", "klines", "markPriceKlines", "premiumIndexKlines",
-    ]  # fmt: skip
+        "fundingRate",
+        "indexPriceKlines",
+        "klines",
+        "markPriceKlines",
+        "premiumIndexKlines",
+    ]
     symbols = [one.split("/")[-2] for one in every_key(sim, f"{UM}/monthly/klines/", delimiter="/")]
     assert len(symbols) == len(set(symbols)) > 80
     assert {"BTCUSDT", "SRMUSDT", "ICPUSDT_SETTLED", "LUNAUSDT", "币安人生USDT"} <= set(symbols)
@@ -316,11 +323,14 @@ def test_pages_that_follow_each_other_name_every_key_once(sim: Simulator) -> Non
 @pytest.mark.parametrize(
     "prefix",
     [
-        f"{UM}/monthly/klines/ETHBTC/", f"{UM}/monthly/premiumIndexKlines/TSLAUSDT/1d/", f"{UM}/monthly/fundingRate/SOLUSDT/",
-        "data/spot/daily/klines/AVAXUSDT/1d/AVAXUSDT-1d-2025", f"{CM}/monthly/markPriceKlines/ETHUSD_PERP/4h/",
+        f"{UM}/monthly/klines/ETHBTC/",
+        f"{UM}/monthly/premiumIndexKlines/TSLAUSDT/1d/",
+        f"{UM}/monthly/fundingRate/SOLUSDT/",
+        "data/spot/daily/klines/AVAXUSDT/1d/AVAXUSDT-1d-2025",
+        f"{CM}/monthly/markPriceKlines/ETHUSD_PERP/4h/",
         f"{UM}/monthly/klines/1000PEPEUSDT/1d/",
     ],
-)  # fmt: skip
+)
 def test_what_a_listing_says_is_true(sim: Simulator, prefix: str) -> None:
     contents = listed(sim, prefix=prefix)[0]
     assert contents
@@ -438,8 +448,11 @@ def test_the_archive_is_logged_and_free(start: Start) -> None:
     listed(sim, prefix="data/", delimiter="/")
     log = sim.requests
     assert [(one.market, one.status, one.weight, one.page) for one in log[:4]] == [
-        ("um", 200, 0, False), ("um", 200, 0, False), ("um", 206, 0, False), ("um", 200, 0, False),
-    ]  # fmt: skip
+        ("um", 200, 0, False),
+        ("um", 200, 0, False),
+        ("um", 206, 0, False),
+        ("um", 200, 0, False),
+    ]
     assert (log[4].path, log[4].market, log[4].params["prefix"]) == ("/", None, "data/")
     assert (sim.counters()["zips"], sim.counters()["requests"], sim.counters()["pages"]) == (2, 5, 0)
     assert sim.counters()["weight_max"] == {}
@@ -687,10 +700,14 @@ def test_a_file_is_published_again(start: Start, key: str) -> None:
 
 def test_defects_add_up(start: Start, sim: Simulator) -> None:
     tables: list[Mapping[str, object]] = [
-        {"defect": "crlf"}, {"defect": "missing_day", "day": "2024-05-17"}, {"defect": "header", "present": False},
-        {"defect": "duplicate_rows"}, {"defect": "second_member"}, {"defect": "stored_method"},
+        {"defect": "crlf"},
+        {"defect": "missing_day", "day": "2024-05-17"},
+        {"defect": "header", "present": False},
+        {"defect": "duplicate_rows"},
+        {"defect": "second_member"},
+        {"defect": "stored_method"},
         {"key": "ETH", "defect": "never"},
-    ]  # fmt: skip
+    ]
     reply = get(start(faults=Faults(archive=tables)), HOURS)
     with zipfile.ZipFile(io.BytesIO(reply.raw)) as zipped:
         assert [one.compress_type for one in zipped.infolist()] == [0, 8]
@@ -727,7 +744,7 @@ def test_defects_are_read_from_a_file_and_reset(start: Start, tmp_path: Path) ->
         ({"defect": "zero_style", "style": "00"}, "style must be one of '0', '0.0', '0.00000000'"),
         ({"defect": "huge_member", "megabytes": 5000}, "megabytes must lie between 1 and 3999"),
     ],
-)  # fmt: skip
+)
 def test_wrong_tables_are_refused(table: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)) as caught:
         Faults(archive=[{"defect": "bom"}, table], origin="faults.toml")
@@ -770,10 +787,15 @@ def test_recorded_rows_and_zips(start: Start, tmp_path: Path) -> None:
     assert (get(sim, metrics).raw, get(sim, f"{metrics}.CHECKSUM").raw) == (b"anything", b"as it was")
     assert "AUSDT-metrics-2024-05-99.zip" in world.left_out
     keys = every_key(sim, f"{UM}/daily/")
-    assert keys == sorted({
-        *(f"{UM}/daily/klines/AUSDT/1m/AUSDT-1m-2024-05-01.zip{end}" for end in ("", ".CHECKSUM")),
-        key, f"{key}.CHECKSUM", metrics, f"{metrics}.CHECKSUM",
-    })  # fmt: skip
+    assert keys == sorted(
+        {
+            *(f"{UM}/daily/klines/AUSDT/1m/AUSDT-1m-2024-05-01.zip{end}" for end in ("", ".CHECKSUM")),
+            key,
+            f"{key}.CHECKSUM",
+            metrics,
+            f"{metrics}.CHECKSUM",
+        }
+    )
     for one in listed(sim, prefix=f"{UM}/daily/")[0]:
         reply = get(sim, one["Key"])
         assert (reply.headers["etag"], len(reply.raw)) == (one["ETag"], int(one["Size"]))

@@ -51,7 +51,7 @@ def fold(minutes: list[list[Any]], interval: str) -> list[list[Any]]:
         bars.append([
             opens, rows[0][1], max((row[2] for row in rows), key=Decimal), min((row[3] for row in rows), key=Decimal),
             rows[-1][4], sums[0], grid.next(opens) - 1, sums[1], sum(row[8] for row in rows), sums[2], sums[3], "0",
-        ])  # fmt: skip
+        ])  # fmt: skip  # a table, read by its rows
     return bars
 
 

@@ -53,15 +53,16 @@ def rows(
 
 
 def test_bars_with_and_without_header(replay: Replay) -> None:
-    world = replay(**{
-        "AUSDT-1m-2023-11.csv": HEAD + bar(T) + bar(T + MINUTE),
-        "AUSDT-1m-2023-12-01.csv": bar(T + 2 * MINUTE),
-        "spot/AUSDT-1m-2025-01.csv": bar(T, unit=1000),
-        "x/BUSDT-1mo-2023-11.csv": "openTime,open,high,low,close,volume,closeTime,quoteVolume,trades,"
-        "takerBuyBase,takerBuyQuote\n"
-        + bar(T).replace(",0\n", "\n"),
-        "markPriceKlines/AUSDT-1m-2023-11.csv": bar(T),
-    })  # fmt: skip
+    world = replay(
+        **{
+            "AUSDT-1m-2023-11.csv": HEAD + bar(T) + bar(T + MINUTE),
+            "AUSDT-1m-2023-12-01.csv": bar(T + 2 * MINUTE),
+            "spot/AUSDT-1m-2025-01.csv": bar(T, unit=1000),
+            "x/BUSDT-1mo-2023-11.csv": "openTime,open,high,low,close,volume,closeTime,quoteVolume,trades,"
+            "takerBuyBase,takerBuyQuote\n" + bar(T).replace(",0\n", "\n"),
+            "markPriceKlines/AUSDT-1m-2023-11.csv": bar(T),
+        }
+    )
     assert rows(world, "AUSDT") == [wire(T), wire(T + MINUTE), wire(T + 2 * MINUTE)]
     assert rows(world, "AUSDT", market="spot") == [wire(T)]
     assert rows(world, "BUSDT", interval="1M") == [wire(T)]
@@ -70,11 +71,13 @@ def test_bars_with_and_without_header(replay: Replay) -> None:
 
 
 def test_the_preferred_file_stands(replay: Replay) -> None:
-    world = replay(**{
-        "AUSDT-1m-2023-11.csv": bar(T, "1.10"),
-        "b/AUSDT-1m-2023-11.csv": bar(T, "1.20") + bar(T + MINUTE, "1.20"),
-        "klines_1m/AUSDT.json": json.dumps([wire(T + at * MINUTE, "1.30") for at in range(3)]),
-    })  # fmt: skip
+    world = replay(
+        **{
+            "AUSDT-1m-2023-11.csv": bar(T, "1.10"),
+            "b/AUSDT-1m-2023-11.csv": bar(T, "1.20") + bar(T + MINUTE, "1.20"),
+            "klines_1m/AUSDT.json": json.dumps([wire(T + at * MINUTE, "1.30") for at in range(3)]),
+        }
+    )
     assert [row[4] for row in rows(world, "AUSDT")] == ["1.10", "1.20", "1.30"]
     assert "1 of them stand as in a preferred file" in world.served["b/AUSDT-1m-2023-11.csv"]
 
@@ -85,11 +88,14 @@ def test_settlements_of_all_kinds_are_one_series(replay: Replay, tmp_path: Path)
     table = pa.table({"date": times, "open": [0.0001, -4.758e-05], "close": [0.0, 0.0]})
     feather.write_feather(table, tmp_path / "recorded" / "A_USDT_USDT-8h-funding_rate.feather")
     raw = {"symbol": "AUSDT", "fundingTime": T + HOUR, "fundingRate": "0.00000200", "markPrice": "1.5", "rateType": "Regular"}
-    world = replay(**{
-        "AUSDT-fundingRate-2023-11.csv": f"calc_time,funding_interval_hours,last_funding_rate\n{T + 7},8,0.00000100\n",
-        "fundingRate-AUSDT.json": json.dumps([{**raw, "fundingTime": T}, raw, {**raw, "rateType": "Special"}]),
-        "other.csv": f"timestamp,symbol,funding_rate\n{T + HOUR + 9},AUSDT,0.00000900\n{T + 2 * HOUR + 5},AUSDT,0.00000300\n",
-    })  # fmt: skip
+    world = replay(
+        **{
+            "AUSDT-fundingRate-2023-11.csv": f"calc_time,funding_interval_hours,last_funding_rate\n{T + 7},8,0.00000100\n",
+            "fundingRate-AUSDT.json": json.dumps([{**raw, "fundingTime": T}, raw, {**raw, "rateType": "Special"}]),
+            "other.csv": "timestamp,symbol,funding_rate\n"
+            f"{T + HOUR + 9},AUSDT,0.00000900\n{T + 2 * HOUR + 5},AUSDT,0.00000300\n",
+        }
+    )
     common = {"symbol": "AUSDT", "markPrice": ""}
     assert rows(world, "AUSDT", "funding", None) == [
         {**common, "fundingTime": T + 7, "fundingRate": "0.00000100"},
@@ -101,17 +107,19 @@ def test_settlements_of_all_kinds_are_one_series(replay: Replay, tmp_path: Path)
 
 
 def test_what_cannot_be_served_is_left_out(replay: Replay, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    world = replay(**{
-        "AUSDT-1m-2023-11.csv": bar(T),
-        "BUSDT-1m-2023-11.csv": "timestamp,open,high,low,close,volume\n1,2,3,4,5,6\n",
-        "CUSDT.csv": bar(T),
-        "DUSDT-1m-2023-11.csv": bar(T) + "1,2\n",
-        "EUSDT-1m-2023-11.csv": bar(T, "abc"),
-        "notes.txt": "x",
-        "odd.json": "{",
-        "empty.csv": "",
-        "things.csv": "a,b\n1,2\n",
-    })  # fmt: skip
+    world = replay(
+        **{
+            "AUSDT-1m-2023-11.csv": bar(T),
+            "BUSDT-1m-2023-11.csv": "timestamp,open,high,low,close,volume\n1,2,3,4,5,6\n",
+            "CUSDT.csv": bar(T),
+            "DUSDT-1m-2023-11.csv": bar(T) + "1,2\n",
+            "EUSDT-1m-2023-11.csv": bar(T, "abc"),
+            "notes.txt": "x",
+            "odd.json": "{",
+            "empty.csv": "",
+            "things.csv": "a,b\n1,2\n",
+        }
+    )
     assert set(world.served) == {"AUSDT-1m-2023-11.csv"}
     for name, reason in {
         "BUSDT-1m-2023-11.csv": "lack close_time, quote_volume, count, taker_buy_volume, taker_buy_quote_volume",

@@ -179,8 +179,10 @@ def test_the_error_of_its_own_of_funding_rate(get: Get) -> None:
 @pytest.mark.parametrize(
     ("path", "params", "weight"),
     [
-        *((KLINES, {"symbol": "BTCUSDT", "interval": "1d", "limit": limit}, weight)
-          for limit, weight in ((1, 1), (99, 1), (100, 2), (499, 2), (500, 5), (1000, 5), (1001, 10), (1500, 10))),
+        *(
+            (KLINES, {"symbol": "BTCUSDT", "interval": "1d", "limit": limit}, weight)
+            for limit, weight in ((1, 1), (99, 1), (100, 2), (499, 2), (500, 5), (1000, 5), (1001, 10), (1500, 10))
+        ),
         (KLINES, {"symbol": "BTCUSDT", "interval": "1d"}, 5),
         ("/dapi/v1/klines", {"symbol": "BTCUSD_PERP", "interval": "1d", "limit": 499}, 2),
         ("/dapi/v1/fundingRate", {"symbol": "BTCUSD_PERP"}, 1),
@@ -194,7 +196,7 @@ def test_the_error_of_its_own_of_funding_rate(get: Get) -> None:
         ("/fapi/v1/depth", {"symbol": "BTCUSDT", "limit": 1000}, 20),
         ("/fapi/v1/depth", {"symbol": "BTCUSDT"}, 10),
     ],
-)  # fmt: skip
+)
 def test_weight_is_charged_by_what_is_asked(
     start: Callable[..., Simulator], path: str, params: dict[str, Any], weight: int
 ) -> None:
@@ -312,8 +314,12 @@ def test_funding_ranges(get: Get, world: GeneratedWorld) -> None:
 def test_funding_of_all_symbols(get: Get, world: GeneratedWorld) -> None:
     start, end = START + 7 * HOUR, START + 8 * HOUR + 59_999
     rows = get("/fapi/v1/fundingRate", startTime=start, endTime=end, limit=1000).body
-    expected = [row for (market, symbol), contract in world.contracts.items() if market == "um" and contract.funding
-                for row in world.truth("um", "funding", symbol, None, start, end + 1)]  # fmt: skip
+    expected = [
+        row
+        for (market, symbol), contract in world.contracts.items()
+        if market == "um" and contract.funding
+        for row in world.truth("um", "funding", symbol, None, start, end + 1)
+    ]
     assert rows == sorted(expected, key=lambda row: (row["fundingTime"], row["symbol"]))
     assert len(rows) > 40
     assert get("/fapi/v1/fundingRate", startTime=start, endTime=end, limit=7).body == rows[-7:]
@@ -384,9 +390,15 @@ def test_requests_are_logged_and_pages_counted(start: Callable[..., Simulator]) 
     log = fetch(sim, "/sim/requests").body
     assert [one["path"] for one in log] == [KLINES, "/fapi/v1/time", "/nowhere"] == [one.path for one in sim.requests]
     assert log[0] == {
-        "time": NOW, "market": "um", "path": KLINES, "params": {"symbol": "BTCUSDT", "interval": "1m", "limit": "1"},
-        "status": 200, "weight": 1, "page": True, "fault": None,
-    }  # fmt: skip
+        "time": NOW,
+        "market": "um",
+        "path": KLINES,
+        "params": {"symbol": "BTCUSDT", "interval": "1m", "limit": "1"},
+        "status": 200,
+        "weight": 1,
+        "page": True,
+        "fault": None,
+    }
     assert [one["path"] for one in fetch(sim, "/sim/requests", path="klines").body] == [KLINES]
     counters = fetch(sim, "/sim/counters").body
     assert counters == sim.counters()

@@ -20,9 +20,19 @@ RATES = Series("um", "funding", "X")
 
 def bar(time, step=MINUTE, **wrong):
     """A bar of 3 trades; `wrong` replaces fields."""
-    right = {"open_time": time, "open": 2.0, "high": 4.0, "low": 1.0, "close": 3.0, "close_time": time + step - 1,
-             "volume": 8.0, "quote_volume": 20.0, "count": 3,
-             "taker_buy_volume": 5.0, "taker_buy_quote_volume": 12.0}  # fmt: skip
+    right = {
+        "open_time": time,
+        "open": 2.0,
+        "high": 4.0,
+        "low": 1.0,
+        "close": 3.0,
+        "close_time": time + step - 1,
+        "volume": 8.0,
+        "quote_volume": 20.0,
+        "count": 3,
+        "taker_buy_volume": 5.0,
+        "taker_buy_quote_volume": 12.0,
+    }
     return right | wrong
 
 
@@ -92,8 +102,18 @@ def test_a_wrong_bar_is_found(check, wrong):
 
 def test_a_bar_without_a_trade_is_true_and_told():
     rows = minutes()
-    rows[5] = bar(AT, open=3.0, high=3.0, low=3.0, close=3.0, volume=0.0, quote_volume=0.0, count=0, taker_buy_volume=0.0,
-                  taker_buy_quote_volume=0.0)  # fmt: skip
+    rows[5] = bar(
+        AT,
+        open=3.0,
+        high=3.0,
+        low=3.0,
+        close=3.0,
+        volume=0.0,
+        quote_volume=0.0,
+        count=0,
+        taker_buy_volume=0.0,
+        taker_buy_quote_volume=0.0,
+    )
     assert found(checks.of_rows(MINUTES, table(MINUTES, rows), YEAR)) == [("no_trade", "info", 1, (AT,))]
 
 
@@ -118,11 +138,13 @@ def test_order_duplicates_and_the_files_period():
         ("price", "error", [settlement(START, mark_price=0.0)], (START,)),
         ("funding_time", "warning", [settlement(START + MINUTE)], (START + MINUTE,)),
         (
-            "funding_step", "info",
-            [settlement(START + hour * HOUR + 3) for hour in (0, 8, 16, 20, 24)], (START + 16 * HOUR,),
+            "funding_step",
+            "info",
+            [settlement(START + hour * HOUR + 3) for hour in (0, 8, 16, 20, 24)],
+            (START + 16 * HOUR,),
         ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_settlement_is_found(check, severity, rows, times):
     assert found(checks.of_rows(RATES, table(RATES, rows), YEAR)) == [(check, severity, 1, times)]
 
@@ -159,11 +181,17 @@ def test_rows_outside_of_every_life():
 def hour_of(parts):
     """The hour that those minutes make, by Python's own arithmetic."""
     return bar(
-        parts[0]["open_time"], HOUR, open=parts[0]["open"], close=parts[-1]["close"],
-        high=max(part["high"] for part in parts), low=min(part["low"] for part in parts),
-        **{name: sum(part[name] for part in parts)
-           for name in ("volume", "quote_volume", "count", "taker_buy_volume", "taker_buy_quote_volume")},
-    )  # fmt: skip
+        parts[0]["open_time"],
+        HOUR,
+        open=parts[0]["open"],
+        close=parts[-1]["close"],
+        high=max(part["high"] for part in parts),
+        low=min(part["low"] for part in parts),
+        **{
+            name: sum(part[name] for part in parts)
+            for name in ("volume", "quote_volume", "count", "taker_buy_volume", "taker_buy_quote_volume")
+        },
+    )
 
 
 @given(data=st.data(), wrong=st.sampled_from(["open", "high", "low", "close", "volume", "quote_volume", "count"]))
