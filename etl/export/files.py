@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -73,23 +71,9 @@ def unwritten(target: Path, error: OSError) -> EtlError:
 
 
 def _write_csv(file: BinaryIO, first: pa.Table, more: Iterable[pa.Table]) -> int:
-    import pyarrow.csv  # noqa: PLC0415 - only this form needs it
+    from .. import csvs  # noqa: PLC0415 - only this form needs it
 
-    header = io.StringIO()
-    csv.writer(header, lineterminator="\n").writerow(first.schema.names)
-    file.write(header.getvalue().encode())
-    rows = 0
-    for table in chain((first,), more):
-        for batch in table.to_batches(_BATCH):
-            text = io.BytesIO()
-            try:
-                pyarrow.csv.write_csv(batch, text, pyarrow.csv.WriteOptions(include_header=False, quoting_style="none"))
-            except pa.ArrowInvalid:  # a quote, comma or line feed in a text
-                text = io.BytesIO()
-                pyarrow.csv.write_csv(batch, text, pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed"))
-            file.write(text.getbuffer())
-        rows += len(table)
-    return rows
+    return csvs.write(file, first.schema.names, chain((first,), more))
 
 
 def _write_parquet(file: BinaryIO, first: pa.Table, more: Iterable[pa.Table]) -> int:

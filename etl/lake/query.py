@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import re
@@ -387,24 +386,11 @@ def _counted(total: int, limit: int, kept: int, columns: int) -> str:
 
 
 def _write_csv(result: Result, out: BinaryIO) -> int:
-    import pyarrow.csv  # noqa: PLC0415 - only this form needs it
+    from .. import csvs  # noqa: PLC0415 - only this form needs it
 
-    header = io.StringIO()
-    csv.writer(header, lineterminator="\n").writerow(result.schema.names)
-    out.write(header.getvalue().encode())
-    total = 0
-    for batch in result.batches():
-        total += batch.num_rows
-        columns = [_flat(column) for column in batch.columns]
-        table = pa.Table.from_arrays(columns, names=[str(index) for index in range(len(columns))])
-        text = io.BytesIO()
-        try:
-            pyarrow.csv.write_csv(table, text, pyarrow.csv.WriteOptions(include_header=False, quoting_style="none"))
-        except pa.ArrowInvalid:  # a quote, comma or line feed in a text
-            text = io.BytesIO()
-            pyarrow.csv.write_csv(table, text, pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed"))
-        out.write(text.getbuffer())
-    return total
+    places = [str(place) for place in range(len(result.schema))]  # its names may come twice
+    flat = (pa.Table.from_arrays([_flat(column) for column in batch.columns], names=places) for batch in result.batches())
+    return csvs.write(out, result.schema.names, flat)
 
 
 def _write_json(result: Result, out: BinaryIO) -> int:
