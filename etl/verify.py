@@ -209,7 +209,8 @@ def _of_year(store: Store, unit: Sequence[tuple[Series, Path]], lives: Sequence[
             stored = store.read(series, path)
             rows = store.rows(stored.partition)
         except LakeError as error:
-            unreadable = Finding(series, "unreadable", "error", TimeRange(0, 0), 1, str(error))
+            period = store.period(path) or TimeRange(0, 0)
+            unreadable = Finding(series, "unreadable", "error", period, 1, str(error))
             yield _Checked(series, 0, [unreadable], None, error if isinstance(error, Damaged) else None)
             continue
         findings = list(_of_file(series, stored, rows, lives))

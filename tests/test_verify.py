@@ -13,7 +13,7 @@ import pytest
 from etl.lake.store import Store
 from etl.model import Series
 from etl.pipeline import Pipeline, Selection, Stop
-from etl.ranges import DAY, HOUR, MINUTE, parse_time
+from etl.ranges import DAY, HOUR, MINUTE, iso, parse_time
 from etl.sim.clock import Clock
 from etl.sim.faults import Faults
 from etl.sim.market import GeneratedWorld
@@ -147,6 +147,8 @@ def test_a_flipped_byte_is_found(exchange, lake):
     body[200] ^= 1
     path.write_bytes(body)
     assert [one[:2] for one in found(lake)] == [("error", "unreadable")]
+    (finding,) = verify(opened(lake)).findings
+    assert iso(finding.span.start) == f"{opened(lake).paths(finding.series)[0].stem}-01-01T00:00:00Z"  # the year of the file
 
 
 # ---- against a source
