@@ -1,19 +1,22 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
-BIN := .venv/bin
-STAMP := .venv/.installed
+VENV := .venv
+LOCK := requirements.lock
+TESTS := tests
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
 TOOLS := backtesting freqtrade nautilus vectorbt
 
-.PHONY: help install demo tools test soak check format lint types contracts lock bench screenshot audit clean
+.PHONY: help install demo tools test oldest matrix soak check format lint types contracts lock bench screenshot audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## install into .venv, exactly what requirements.lock says
 
-$(STAMP): requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+$(STAMP): $(LOCK) pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
@@ -35,7 +38,14 @@ WITH_ETL = $(BIN)/python -m hatchling build -t wheel:editable -d .venv-tools/etl
   $(BIN)/python -m pip --python $(@D)/bin/python install --quiet --no-deps --no-index .venv-tools/etl/*.whl
 
 test: install ## run the whole test suite
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(TESTS)
+
+oldest: ## run the tests with the oldest dependencies that pyproject.toml allows
+	$(MAKE) test VENV=.venv-oldest LOCK=tests/oldest.txt
+
+matrix: oldest ## run them also on the newer Pythons that this machine has
+	@for python in python3.12 python3.13; do if $$python -c '' 2> /dev/null; \
+	  then $(MAKE) test VENV=.venv-$$python PYTHON=$$python || exit 1; else echo "there is no $$python: not tested on it" >&2; fi; done
 
 soak: install ## long batteries: 500 kills, every system call on the lake disturbed, every fault alone; about an hour
 	ETL_SOAK=1 $(BIN)/python -m pytest tests/crash tests/faults -n 2 --dist worksteal
@@ -74,10 +84,12 @@ audit: ## look for known vulnerabilities of what requirements.lock names (in an 
 lock: ## resolve the dependencies anew into requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	  --group dev pyproject.toml -o requirements.lock
+	uv pip compile --resolution lowest-direct --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --no-emit-index-url --group test pyproject.toml -o tests/oldest.txt
 	uv pip compile --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	  --extra nautilus pyproject.toml -o tests/export/nautilus.txt
 	for tool in backtesting freqtrade vectorbt; do uv pip compile --no-deps --only-binary :all: --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-header --no-emit-index-url tests/export/$$tool.in -o tests/export/$$tool.txt; done
 
 clean: ## remove what was installed and cached
-	rm -rf .venv .venv-audit .venv-tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

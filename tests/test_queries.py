@@ -140,7 +140,8 @@ def test_commands(place):
 def test_python(place):
     code = "\n".join(code for group in blocks("python").values() for code in group)
     check = "\nprint(len(frame), frame['open_time'].dt.tz, len(month), month['bars'][0], 'LRCUSDT' in set(alive['symbol']))"
-    told = place.run(sys.executable, "-W", "error", "-W", "ignore::pandas.errors.Pandas4Warning", "-c", code + check)
+    strictly = ("-W", "error", "-W", "ignore:The inplace keyword in DataFrame.drop:DeprecationWarning")
+    told = place.run(sys.executable, *strictly, "-c", code + check)
     assert re.search(rf"LRCUSDT │ +{len(place.bars('LRCUSDT', '1m')) + len(place.bars('LRCUSDT', '1h'))} ", told)
     assert told.splitlines()[-1] == "44640 UTC 36 1440 True"
 

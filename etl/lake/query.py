@@ -508,6 +508,8 @@ def _printable(text: str) -> str:
 
 def _check(connection: duckdb.DuckDBPyConnection, sql: str, tables: set[str]) -> bool:
     """Refuse what is not one query; collect the tables and table functions that it names; whether it is an EXPLAIN."""
+    if "\0" in sql:  # DuckDB 1.5 reads up to it, 2.0 beyond
+        raise UsageError("etl sql takes exactly one SELECT, or EXPLAIN of one; this text holds a NUL")
     try:
         sql.encode()
         kinds = [statement.type for statement in connection.extract_statements(sql)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,7 @@ MANIFEST = "manifest.json"
 FOOTER_KEY = b"etl"
 ROW_GROUP = 131_072
 LONGEST_NAME = 200
+_log = logging.getLogger("etl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,13 +291,16 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("a+")
         with _closing(file, self.root):
-            deadline = time.monotonic() + wait
+            deadline, said = time.monotonic() + wait, None
             while not _locked(file.fileno()):
+                with looking_at(self.root / ".lock"), (self.root / ".lock").open() as lock:
+                    owner = lock.read().strip() or "another process"
+                busy = f"{owner} is writing to the lake {self.root}"
                 if time.monotonic() >= deadline:
-                    with looking_at(self.root / ".lock"):
-                        file.seek(0)
-                        owner = file.read().strip() or "another process"
-                    raise LakeLocked(f"{owner} is writing to the lake {self.root}; wait for it with --wait[=SECONDS]")
+                    raise LakeLocked(f"{busy}; wait for it with --wait[=SECONDS]")
+                if said != busy:
+                    _log.info("%s; waiting for it", busy)
+                    said = busy
                 if sleep(0.2):
                     raise Cancelled(f"stopped while another process was writing to the lake {self.root}; nothing was done")
             with _writing(self.root):

@@ -1,6 +1,7 @@
 """One writer at a time, readers at any time."""
 
 import json
+import signal
 import time
 
 import duckdb
@@ -32,10 +33,12 @@ def busy(shell, exchange, lake):
         time.sleep(0.005)
     yield child
     exchange.latency_ms = 0
+    child.kill()
 
 
 def test_a_second_writer_stops_or_waits(shell, exchange, busy, lake):
     exchange.latency_ms = 0
+    busy.kill(signal.SIGSTOP)  # it holds the lock for as long as the others take to start
     second = shell.run("etl", *SOME, "--lake", str(lake), "--json", check=1)
     assert busy.poll() is None
     document = json.loads(second.stdout)
@@ -43,6 +46,13 @@ def test_a_second_writer_stops_or_waits(shell, exchange, busy, lake):
     assert f"process {busy.pid}" in document["error"]["message"]
     assert "--wait" in second.stderr
     waiting = shell.start("etl", *SOME, "--lake", str(lake), "--json", "--wait")
+    says = f"I process {busy.pid} is writing to the lake {lake}; waiting for it"
+    deadline = time.monotonic() + 20
+    while says not in waiting.stderr:
+        assert waiting.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    busy.kill(signal.SIGCONT)
     assert waiting.wait() == 0
     assert busy.wait() == 0
     assert json.loads(waiting.stdout)["rows_written"] == 0
