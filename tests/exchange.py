@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,14 @@ def settings(exchange: Simulator, lake: Path, **options: object) -> Settings:
     urls = {f"ETL_{name.upper()}_URL": exchange.url for name in (*registry.MARKETS, "archive", "archive_index")}
     env = urls | {"HOME": str(lake.parent), "ETL_STATE_DIR": str(lake.parent / "state")}
     return config.load({"lake": str(lake), **options}, env=env, cwd=lake.parent)
+
+
+@contextmanager
+def nobody(scheme: str = "http") -> Iterator[str]:
+    """An address of this machine at which nobody listens, nor begins to: the port is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"{scheme}://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def stored(lake: Path, series: Series) -> list[tuple[object, ...]]:

@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,8 @@ from etl.sim.faults import Faults
 from etl.sim.market import GeneratedWorld
 from etl.sim.server import Simulator
 from etl.text import masked
+
+from .exchange import nobody
 
 USER, PASSWORD = "canary-user", "canary-password"
 PROXY_USER, PROXY_PASSWORD = "canary-proxy-user", "canary-proxy-password"
@@ -129,12 +130,11 @@ def test_no_failure_names_them(etl, exchange, tmp_path, fault, expected, form):
 
 def test_nobody_there(etl, tmp_path):
     """A port where nobody listens, for the exchange and for the proxy."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    for url in (f"http://{USER}:{PASSWORD}@127.0.0.1:{port}", f"https://{USER}:{PASSWORD}@exchange.invalid"):
-        code, printed = etl("quote", "BTCUSDT", "-v", "--json", ETL_UM_URL=url)
-        assert code == 1, printed
-        assert "***@" in printed
+    with nobody() as closed:
+        for url in (closed.replace("//", f"//{USER}:{PASSWORD}@"), f"https://{USER}:{PASSWORD}@exchange.invalid"):
+            code, printed = etl("quote", "BTCUSDT", "-v", "--json", ETL_UM_URL=url)
+            assert code == 1, printed
+            assert "***@" in printed
     searched(tmp_path)
 
 

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from etl.errors import BadAnswer, EtlError, Transient, UsageError
 from etl.extract.http import Download, Http, translate
 
+from ..exchange import nobody
+
 BODY = b'[["' + b"binance " * 400 + b'"]]'
 
 
@@ -126,10 +128,8 @@ def test_a_body_without_length_that_is_cut_looks_whole(kit, http):
 
 
 def test_nobody_listens(http):
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    with pytest.raises(Transient, match="ConnectError"):
-        http.get(f"http://127.0.0.1:{port}")
+    with nobody() as url, pytest.raises(Transient, match="ConnectError"):
+        http.get(url)
 
 
 def test_an_unknown_host_is_worth_another_attempt(http):

@@ -6,7 +6,6 @@ without the fault completes it. What is wrong inside the archive's files is in t
 
 import os
 import shutil
-import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -23,7 +22,7 @@ from etl.sim.faults import ACTIONS, Faults
 from etl.sim.market import GeneratedWorld
 from etl.sim.server import Simulator
 
-from ..exchange import partitions, settings, stored, truth
+from ..exchange import nobody, partitions, settings, stored, truth
 
 # Two seconds before a minute is over: who is told to wait for the next one, does not wait for long.
 NOW = parse_time("2026-03-01T12:00:58")
@@ -420,14 +419,6 @@ def test_what_an_exchange_whose_clock_was_ahead_denied_is_read_again(world, tmp_
 
 
 # ---- nobody there
-
-
-@contextmanager
-def nobody():
-    """An address of this machine at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager
