@@ -34,7 +34,7 @@ class Chart:
     interval: str
     """Of the candles: that of the series, or a coarser one of the exchange's grids."""
     span: TimeRange
-    """From the open of the first candle to the end of the last one."""
+    """Of whole candles; at both ends they may be absent."""
     candles: tuple[Candle, ...]
     gaps: tuple[TimeRange, ...]
     """Where candles are absent, because none of their bars is stored."""

@@ -223,10 +223,11 @@ def find(store: Store, dataset: str, symbol: str, interval: str | None, market: 
         raise UsageError(f"market {market} has no {dataset}")
     wanted = registry.interval(interval).name if interval else None
     every = [series for series in store.series() if series.dataset == dataset and series.market == market]
-    spans = {series: _extent(store, series) for series in every if series.symbol == symbol}
-    some = {series: span for series, span in spans.items() if span and wanted in {None, series.interval}}
+    same = [series for series in every if series.symbol == symbol]
+    spans = {series: _extent(store, series) for series in same if wanted in {None, series.interval}}
+    some = {series: span for series, span in spans.items() if span}
     if not some:
-        raise _not_stored(every, list(spans), f"{market} {dataset} {symbol}{f' {wanted}' if wanted else ''}")
+        raise _not_stored(every, same, f"{market} {dataset} {symbol}{f' {wanted}' if wanted else ''}")
     longest = max(span.end - span.start for span in some.values())
     enough = [series for series, span in some.items() if span.end - span.start >= longest * 0.9]
     return min(enough, key=lambda series: _grid(series).typical_step)
@@ -275,7 +276,7 @@ def charts(store: Store, series: Series, most: int) -> Iterator[tuple[str, Chart
         if length and (span.end - span.start) * 3 > shown * 2:
             continue
         drawn = chart(store.root, series, span, most, extent)
-        if drawn.interval != interval:
+        if drawn and drawn.interval != interval:
             shown, interval = span.end - span.start, drawn.interval
             yield label, drawn
 
@@ -289,11 +290,20 @@ def chart_of(store: Store, series: Series, start: int | None, end: int | None, m
     if extent is None:
         raise UsageError(f"{series} is stored without any bar")
     first, end = extent.start if start is None else start, extent.end if end is None else end
-    return chart(store.root, series, TimeRange(first, max(first, end)).intersect(extent), most, extent)
+    span = TimeRange(first, max(first, end)).intersect(extent)
+    drawn = chart(store.root, series, span, most, extent)
+    if drawn is None:
+        raise UsageError(
+            f"{series} has no whole {coarser(_grid(series), span, most).name} candle in {span}; what is stored is {extent}"
+        )
+    return drawn
 
 
-def chart(lake: Path, series: Series, span: TimeRange, most: int, extent: TimeRange) -> Chart:
-    """Closed candles of the exchange's grid that lie whole in `span`; `extent` is what is stored at all."""
+def chart(lake: Path, series: Series, span: TimeRange, most: int, extent: TimeRange) -> Chart | None:
+    """Closed candles of the exchange's grid that lie whole in `span`, which is within `extent`, what is stored at all.
+
+    None where there are none.
+    """
     grid = _grid(series)
     target = coarser(grid, span, most)
     # The first candle may begin before the first bar: a contract seldom begins at the open of a week.
@@ -305,8 +315,8 @@ def chart(lake: Path, series: Series, span: TimeRange, most: int, extent: TimeRa
     rows = _select(lake, sql, [series.symbol, series.interval, series.market, first, span.end])
     candles = tuple(Candle(**row) for row in rows if target.next(row["time"]) <= span.end)
     if not candles:
-        raise UsageError(f"{series} has no whole {target.name} candle in {span}; what is stored is {extent}")
-    shown = TimeRange(candles[0].time, target.next(candles[-1].time))
+        return None
+    shown = TimeRange(first, target.floor(span.end))
     expected = {time: grid.count(TimeRange(time, target.next(time)).intersect(extent)) for time in target.opens(shown)}
     there = {candle.time for candle in candles}
     settled = _select(lake, _FUNDING, [series.symbol, series.market, shown.start, shown.end])

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -27,6 +28,7 @@ from etl.model import Series
 from etl.pictures import charts, making, reading
 from etl.pictures.model import Candle, Chart
 from etl.ranges import DAY, HOUR, MINUTE, TimeRange, parse_time
+from etl.schema import arrow_schema
 
 from .conftest import HOLE, NOW, SCRIPT
 
@@ -90,6 +92,64 @@ def test_a_range_is_kept_to(store, lake):
         reading.chart_of(store, BTC, HOLE[0], HOLE[1], 100)
     with pytest.raises(UsageError, match="no whole"):
         reading.chart_of(store, BTC, NOW + DAY, None, 100)
+
+
+def stored(folder, spans, interval="1m"):
+    """A lake with the bars of a series in [start, end), all alike."""
+    store = Store(folder, "year")
+    grid = registry.interval(interval)
+    series = Series("um", "klines", "ONE", interval)
+    for partition in store.partitions(series, TimeRange(parse_time("2024-01-01"), parse_time("2026-12-31"))):
+        opens = [time for start, end in spans for time in grid.opens(TimeRange(parse_time(start), parse_time(end)))]
+        inside = [time for time in opens if partition.period.start <= time < partition.period.end]
+        ones = dict.fromkeys(arrow_schema("klines").names, [1] * len(inside))
+        columns = ones | {"open_time": inside, "close_time": [grid.next(time) - 1 for time in inside]}
+        if inside:
+            store.replace(partition, pa.table(columns, arrow_schema("klines")), (), ())
+    return store, series
+
+
+def test_what_is_absent_at_either_end_is_a_gap(tmp_path):
+    store, series = stored(tmp_path / "lake", [("2026-01-01", "2026-01-10"), ("2026-03-03T09:55", "2026-03-03T10:00")])
+    start, end = parse_time("2026-01-05"), parse_time("2026-03-03T09:57")
+    chart = reading.chart_of(store, series, start, end, 360)
+    assert (chart.interval, chart.span) == ("4h", TimeRange(start, parse_time("2026-03-03T08:00")))
+    assert chart.gaps == (TimeRange(parse_time("2026-01-10"), chart.span.end),)
+    newest = reading.chart_of(store, series, parse_time("2026-02-01"), None, 360_000)
+    assert (newest.interval, len(newest.candles), newest.span) == (
+        "1m",
+        5,
+        TimeRange(parse_time("2026-02-01"), end + 3 * MINUTE),
+    )
+    assert newest.gaps == (TimeRange(parse_time("2026-02-01"), parse_time("2026-03-03T09:55")),)
+
+
+@pytest.mark.parametrize(
+    ("interval", "spans", "labels"),
+    [
+        (
+            "1m",
+            [("2026-01-01", "2026-01-10"), ("2026-03-03T09:55", "2026-03-03T10:00")],
+            ["All", "7 days", "1 day"],
+        ),  # 30 days: 4h
+        ("1w", [("2024-01-01", "2026-03-02")], ["All"]),
+        ("1M", [("2024-01-01", "2026-03-01")], ["All"]),
+        ("1h", [("2024-01-01", "2026-03-01")], ["All", "90 days", "30 days", "7 days"]),
+    ],
+)
+def test_a_stretch_without_a_whole_candle_is_left_out(tmp_path, interval, spans, labels):
+    store, series = stored(tmp_path / "lake", spans, interval)
+    assert [label for label, _ in reading.charts(store, series, 180)] == labels
+    text, _ = making.report(store, NOW, [series], network="mainnet", version="1", checked=False)
+    assert text.count("<figure ") == len(labels)
+
+
+def test_another_interval_s_damage_is_no_matter(tmp_path):
+    store, series = stored(tmp_path / "lake", [("2026-01-01", "2026-01-02")])
+    _, hours = stored(tmp_path / "lake", [("2026-01-01", "2026-01-02")], "1h")
+    (path,) = store.paths(hours)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert reading.find(store, "klines", "ONE", "1m", "um") == series
 
 
 def test_months_are_calendar_months(store):
