@@ -300,6 +300,7 @@ class Pipeline:
     def _round(self, outcome: Outcome, store: Store, turn: _Round) -> None:
         """Do what is asked; then again what failed because a file turned out to be damaged, which is set aside."""
         wants = self._wants(store, turn, outcome)
+        self._want(store, wants)
         try:
             filed = {want.series: want for want in self._filed(wants, outcome, looks_back=turn.looks_back)}
             wants = [filed.get(want.series, want) for want in wants]
@@ -320,6 +321,27 @@ class Pipeline:
             asked = [one for one in turn.asked if one[0] in moved]
             again = [(series, span.start, span.end) for series, span in held if series in moved and span]
             self._round(outcome, store, replace(turn, asked=[*asked, *again]))
+
+    def _want(self, store: Store, wants: Sequence[Want]) -> None:
+        """Keep of which series nothing is stored yet: else nobody would know of them if this run is cut short."""
+        new = {
+            want.series: want.wanted
+            for want in wants
+            if want.span and want.wanted is not None and not self._before[want.series]
+        }
+        if new:
+            store.want(store.wanted() | new)
+
+    def _forget(self, outcome: Outcome, store: Store) -> None:
+        """What is stored, or was answered with nothing to fetch, needs not to be kept any more."""
+        unfinished = {series for series, _ in outcome.failed}
+        store.want(
+            {
+                series: since
+                for series, since in store.wanted().items()
+                if not store.paths(series) and (outcome.stopped or series in unfinished or series not in self._before)
+            }
+        )
 
     def _set_aside(self, store: Store, series: Series, error: Damaged, outcome: Outcome) -> bool:
         """Move a damaged file out of the way; whether that could be done."""
@@ -410,6 +432,7 @@ class Pipeline:
     def _underived(self, outcome: Outcome, store: Store) -> LakeError | None:
         try:
             self._derive(outcome, store)
+            self._forget(outcome, store)
         except LakeError as error:
             return error
         return None
@@ -523,6 +546,7 @@ class Pipeline:
         A damaged file is set aside, and its rows are wanted, too.
         """
         wants: dict[Series, Want] = {}
+        waiting = store.wanted()
         for series, start, end in turn.asked:
             now = self._sources.now(series.market)
             try:
@@ -558,7 +582,7 @@ class Pipeline:
             covered = subtract(covered, [*again, *(span for by in sources for span in subtract(nothing, denied[by]))])
             span = _until(span, contract, sources)
             self._stored_rows |= {file.partition: file.rows for file in files}
-            wanted = min(span.start, _since(files)) if files else span.start
+            wanted = min(span.start, _since(files) if files else waiting.get(series, span.start))
             anew = intersection([span], turn.anew.get(series, ()))
             want = Want(series, span, covered, first_row, contract.ends, wanted=wanted, sources=sources, anew=anew)
             wants[series] = replace(
@@ -812,7 +836,7 @@ class Pipeline:
         asked = {series.symbol for series in (*worked, *self._before) if series.market == market}
         finest: dict[str, Series] = {}
         for series in store.series():
-            if (series.market, series.dataset) == (market, "klines") and series.symbol in asked:
+            if (series.market, series.dataset) == (market, "klines") and series.symbol in asked and store.paths(series):
                 known = finest.setdefault(series.symbol, series)
                 if _step(series) < _step(known):
                     finest[series.symbol] = series
@@ -894,8 +918,10 @@ def _step(series: Series) -> int:
 
 
 def _wanted_since(store: Store, series: Series) -> int:
-    """Since when a stored series is wanted, as far as its files can say it."""
+    """Since when a stored series is wanted, as far as its files, or the run that did not come to it, can say it."""
     files, damaged = store.sound(series)
+    if not (files or damaged):
+        return store.wanted().get(series, 0)
     held = [span for error in damaged if (span := _held(store, series, error))]
     return min([*([_since(files)] if files or not held else []), *(span.start for span in held)])
 
@@ -986,10 +1012,12 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
 
     `expected` counts the grid from the first to the last row, without the time between two contracts; `lost` counts the bars,
     there or elsewhere, that were to come and could not be fetched yet. They and `missing` are None for a series without a grid.
-    The lag of a contract that is over ends with it. A series whose files cannot be read has an `error` and nothing else.
+    The lag of a contract that is over ends with it. A series of a run that was cut short before its first file was there
+    lags, and has lost bars, since it was asked for. A series whose files cannot be read has an `error` and nothing else.
     """
     ends = {market: _over(store, market) for market in registry.MARKETS}
     rows: list[dict[str, Any]] = []
+    wanted = store.wanted()
     for series in filter(chosen, store.series()):
         row: dict[str, Any] = {**series.as_dict(), **dict.fromkeys(STATUS)}
         rows.append(row)
@@ -1006,6 +1034,11 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
         interval = registry.interval(series.interval) if series.interval else None
         if interval:
             row["lost"] = sum(interval.count(span) for span in union(span for file in files for span in file.lost))
+        until = min(now, ends[series.market].get(series.symbol, now))
+        if not files and series in wanted:
+            never = TimeRange(wanted[series], max(wanted[series], until))
+            row["lost"] = interval.count(never) if interval else None
+            row["lag_s"] = (never.end - never.start) // 1000
         if first is None or last is None:
             continue
         row["first"], row["last"] = iso(first), iso(last)
@@ -1016,7 +1049,7 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
             spans = subtract([TimeRange(first, following)], apart)
             row["expected"] = sum(interval.count(span) for span in spans)
             row["missing"] = row["expected"] - row["rows"]
-        row["lag_s"] = max(0, min(now, ends[series.market].get(series.symbol, now)) - following) // 1000
+        row["lag_s"] = max(0, until - following) // 1000
     return rows
 
 

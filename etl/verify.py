@@ -76,8 +76,11 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
         if one.stored:
             files[one.series].append(one.stored)
     trading = {market: _trading(store, market) for market in registry.MARKETS}
+    waiting = [
+        _waiting(series, since) for series, since in store.wanted().items() if chosen(series) and not store.paths(series)
+    ]
     edges = (edge for series, some in files.items() for edge in _of_edges(series, some, trading[series.market]))
-    findings = sorted([*(finding for one in checked for finding in one.findings), *edges], key=_rank)
+    findings = sorted([*(finding for one in checked for finding in one.findings), *edges, *waiting], key=_rank)
     damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
     contradicted = tuple(span for one in checked for span in one.contradicted)
     rows = sum(one.rows for one in checked)
@@ -258,6 +261,11 @@ def _of_edges(series: Series, files: Sequence[Stored], trading: Mapping[str, int
         here = next((span for span in rows if span.start == file.first), TimeRange(0, 0))
         covered = intersection((entry.span for entry in file.coverage), [file.partition.period])
         yield from checks.of_edges(series, here, covered, file.holes, life)
+
+
+def _waiting(series: Series, since: int) -> Finding:
+    message = f"nothing is stored, although it was asked for since {iso(since)}: that run was cut short; run etl update"
+    return Finding(series, "lost", "warning", TimeRange(since, since), 1, message)
 
 
 def _next(series: Series, time: int) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from etl.errors import BadAnswer, Cancelled, Refused, UsageError
+from etl.errors import BadAnswer, Cancelled, LakeError, Refused, UsageError
 from etl.lake.query import connect
 from etl.lake.store import Store
 from etl.model import Series
@@ -211,6 +211,34 @@ def test_one_bad_series_fails_alone_and_is_completed_later(world, tmp_path):
         for symbol in ("BTCUSDT", "ETHUSDT"):
             series = Series("um", "klines", symbol, "1h")
             assert stored(lake, series) == truth(exchange, series, parse_time("2026-02-01"), parse_time("2026-02-20"))
+
+
+def test_what_failed_before_its_first_file_is_not_forgotten(world, tmp_path):
+    lake, series = tmp_path / "lake", Series("um", "klines", "ETHUSDT", "1h")
+    bad = Faults([{"action": "status", "symbol": "ETHUSDT", "path": "klines", "status": 500}])
+    with Simulator(world, clock=Clock(NOW, frozen=True), faults=bad) as exchange:
+        # It is not even known when its first bar was.
+        assert run(exchange, lake, select("klines", "BTCUSDT ETHUSDT", "1h", "2019-10-01"), stop=Hasty()).exit_code == 3
+        assert Store(lake, "year").wanted() == {series: parse_time("2019-10-01")}
+        exchange.faults = Faults()
+        # Another command leaves it as it is; another range of the same series is a part of what is wanted.
+        assert run(exchange, lake, select("klines", "BTCUSDT", "1d", "2026-02-01")).exit_code == 0
+        assert Store(lake, "year").wanted() == {series: parse_time("2019-10-01")}
+        assert run(exchange, lake, select("klines", "ETHUSDT", "1h", "2026-02-01")).exit_code == 0
+        assert not (lake / "wanted.json").exists()
+        assert run(exchange, lake, command="update", stored=lambda one: one.symbol == "ETHUSDT").exit_code == 0
+        assert stored(lake, series) == truth(exchange, series, 0, parse_time("2026-03-01T12:00"))
+
+
+@pytest.mark.parametrize("content", [b"", b"[", b"{}", b'{"a": 1}', b"[1]", b'[{"market": "um"}]', b"[" * 100_000, b"\xff"])
+def test_a_damaged_list_of_what_is_wanted_is_told(exchange, tmp_path, content):
+    run(exchange, tmp_path / "lake", select("klines", "BTCUSDT", "1d", "2026-02-01"))
+    (tmp_path / "lake" / "wanted.json").write_bytes(content)
+    if content == b"{}":
+        assert Store(tmp_path / "lake", "year").wanted() == {}
+        return
+    with pytest.raises(LakeError, match=r"wanted\.json cannot be read .*; remove it, and run the backfill again"):
+        run(exchange, tmp_path / "lake", command="update", stored=lambda _: True)
 
 
 def test_a_series_that_fails_in_many_ways_is_named_once(world, tmp_path):

@@ -68,6 +68,15 @@ def replace_file(lake: Path, target: Path, content: bytes | memoryview) -> None:
         raise LakeError(f"cannot write {target}: {error.strerror or error}; the old file, if any, is untouched") from error
 
 
+def remove_file(target: Path) -> None:
+    """Take a file away so that it stays away after a power cut; else LakeError."""
+    try:
+        target.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise LakeError(f"cannot remove {target}: {error.strerror or error}") from error
+
+
 def publish(beside: Path, target: Path) -> None:
     """Rename a complete, synced file over `target` so that the name survives a power cut."""
     _make_folder(target.parent)

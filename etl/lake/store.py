@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from .. import registry
 from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
 from ..model import SOURCES, Coverage, Partition, Series
-from ..ranges import HOUR, TimeRange, from_datetime, months, years
+from ..ranges import HOUR, TimeRange, from_datetime, iso, months, parse_time, years
 from ..schema import arrow_schema, empty
-from .files import is_there, listed, looking_at, quarantined, remove_left_over, replace_file, set_aside
+from .files import is_there, listed, looking_at, quarantined, remove_file, remove_left_over, replace_file, set_aside
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -129,7 +129,8 @@ class Store:
     # Reading
 
     def series(self) -> Iterator[Series]:
-        """Every series that has a folder in the lake, sorted."""
+        """Every series that has a folder in the lake, sorted; then those that are only wanted."""
+        wanted = self.wanted()
         by_path_name = {interval.path_name: name for name, interval in registry.INTERVALS.items()}
         for dataset in registry.DATASETS.values():
             folders = [self.root / dataset.name]
@@ -140,7 +141,34 @@ class Store:
                 interval = by_path_name.get(values.get("interval", ""))
                 if dataset.has_interval and interval is None:
                     continue
-                yield Series(values["market"], dataset.name, unquote(values["symbol"]), interval)
+                series = Series(values["market"], dataset.name, unquote(values["symbol"]), interval)
+                wanted.pop(series, None)
+                yield series
+        yield from sorted(wanted)
+
+    def wanted(self) -> dict[Series, int]:
+        """Series that were asked for and have no file yet, and since when (ms UTC): what runs that were cut short have left."""
+        path = self.root / "wanted.json"
+        with looking_at(path):
+            if not path.exists():
+                return {}
+            content = path.read_bytes()
+        try:
+            return {_wanted_series(entry): parse_time(entry["since"]) for entry in json.loads(content)}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
+            raise LakeError(
+                f"{path} cannot be read ({error}); remove it, and run the backfill again of which it kept what was not fetched"
+            ) from error
+
+    def want(self, series: Mapping[Series, int]) -> None:
+        """Let these be the series that are wanted; whoever calls this holds the lock."""
+        path = self.root / "wanted.json"
+        if not series:
+            if is_there(path):
+                remove_file(path)
+        elif series != self.wanted():
+            lines = ",\n".join(json.dumps({**one.as_dict(), "since": iso(series[one])}) for one in sorted(series))
+            replace_file(self.root, path, f"[\n{lines}\n]\n".encode())
 
     def files(self, series: Series) -> list[Stored]:
         """What is stored of the series, one entry a file, by time. Reads footers only."""
@@ -309,6 +337,15 @@ class Store:
                 file.flush()
                 remove_left_over(self.root)
             yield
+
+
+def _wanted_series(entry: Mapping[str, str]) -> Series:
+    dataset, interval = registry.dataset(entry["dataset"]), entry["interval"]
+    if dataset.has_interval != (interval is not None):
+        raise ValueError(f"{dataset.name} at {interval}")
+    return Series(
+        registry.market(entry["market"]).name, dataset.name, entry["symbol"], interval and registry.interval(interval).name
+    )
 
 
 def encode(rows: pa.Table, footer: str) -> pa.Buffer:

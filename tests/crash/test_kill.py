@@ -50,6 +50,7 @@ SERIES = [
     *(Series("um", "klines", symbol, interval) for symbol in SYMBOLS for interval in ("4h", "1d")),
     *(Series("um", "funding", symbol) for symbol in SYMBOLS),
 ]
+KINDS = (("klines", "4h"), ("funding", None))
 KILLS = 25  # in each test
 _FILE = re.compile(r"/(?P<symbol>\w+)-(?:fundingRate|(?P<interval>\w+))-(?P<period>\d{4}-\d\d(-\d\d)?)\.zip$")
 
@@ -183,6 +184,34 @@ def repeat(shell, exchange, tmp_path, smooth, seed, number, wanted):
 def test_a_kill_at_any_moment_loses_nothing_and_asks_nothing_twice(shell, exchange, tmp_path, smooth, seed):
     codes = repeat(shell, exchange, tmp_path, smooth, seed, signal.SIGKILL, KILLS)
     assert set(codes) <= {0, -signal.SIGKILL}
+
+
+def test_what_a_killed_run_did_not_come_to_is_fetched_by_update(shell, exchange, tmp_path):
+    """The command is not known any more: a scheduled update has to know what it was for."""
+    lake = tmp_path / "lake"
+    since = ["--start", "2026-02-01", "--source", "rest", "--lake", str(lake)]
+    shell.run("etl", "backfill", "klines", *SELECTED, "1d", *since)
+    child = shell.start("etl", "backfill", "klines", "funding", *SELECTED, "4h", *since)
+    deadline = time.monotonic() + 60
+    while not (lake / "wanted.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    wanted = json.loads((lake / "wanted.json").read_text())
+    series = sorted(Series(*("um", dataset, symbol, grid)) for symbol in SYMBOLS for dataset, grid in KINDS)
+    assert wanted == [{**one.as_dict(), "since": "2026-02-01T00:00:00Z"} for one in series]
+    told = json.loads(shell.run("etl", "status", "--lake", str(lake), "--at", "2026-03-01", "--json").stdout)["series"]
+    gone = {(one["symbol"], one["interval"]): one for one in told if not one["rows"]}
+    assert {(one["lost"], one["lag_s"]) for (_, grid), one in gone.items() if grid} == {(28 * 6, 28 * 86_400)}
+    found = json.loads(shell.run("etl", "verify", "--lake", str(lake), "--json").stdout)["findings"]
+    assert {(one["symbol"], one["interval"]) for one in found if one["check"] == "lost"} == {*gone}
+    shell.run("etl", "update", "--lake", str(lake))
+    assert not (lake / "wanted.json").exists()
+    for one in series:
+        rows = truth(exchange, one, parse_time("2026-02-01"), closed_end(one.interval, NOW))
+        assert [row[:2] for row in stored(lake, one)] == [row[:2] for row in rows], one
+        assert rows
 
 
 @pytest.mark.slow
