@@ -165,6 +165,10 @@ class ArchiveFile:
     """Bytes of the zip, None where no listing told."""
     etag: str | None = None
     """The object's version in the archive, without quotes; it changes when the file is published again."""
+    opens: bool = False
+    """Whether the listed months say that a contract begins in it: there is none before it."""
+    closes: bool = False
+    """Whether they say that a contract ends in it: there is none after it, and never will be."""
 
     @property
     def listed(self) -> bool:
@@ -220,6 +224,8 @@ class Job:
     """Where a listing names no file of the archive, and none is to come."""
     anew: tuple[TimeRange, ...] = ()
     """Where the stored rows are wrong: what the answers bring takes their place."""
+    files: tuple[ArchiveFile, ...] = ()
+    """What a listing has named."""
 
     @property
     def requests(self) -> int:

@@ -609,7 +609,7 @@ class Pipeline:
     def _listing(self, store: Store, series: Series) -> Listing:
         contract = self._contract(store, series)
         ends = contract.ends if contract.ends < MAX_TIME and contract.listed else None
-        return Listing(contract.onboard, ends, self._trading_since(series))
+        return Listing(contract.onboard, ends, self._trading_since(series), contract.listed)
 
     def _filed(self, wants: Sequence[Want], outcome: Outcome, *, looks_back: bool) -> list[Want]:
         """The wants with what the archive has for them, where that can be worth a listing, or was published again."""

@@ -305,6 +305,7 @@ def _job(want: Want, places: tuple[Partition, ...], windows: tuple[Window, ...],
         rest_from,
         want.silent,
         want.anew,
+        want.files,
     )
 
 
@@ -369,7 +370,9 @@ def next_windows(
     Of settlements REST was asked first.
     """
     series = job.series[0]
-    names = {file.key: file for span in subtract(lacking, job.silent) for file in _finest(series, span, tried)}
+    named = {file.key: file for file in job.files}
+    finest = (file for span in subtract(lacking, job.silent) for file in _finest(series, span, tried))
+    names = {file.key: named.get(file.key, file) for file in finest}
     files = [file for key, file in names.items() if key not in tried and publication.due(file, now)]
     windows = [archive_window(series, file, span) for file in files for span in intersection(lacking, [file.span])]
     left = subtract(lacking, [TimeRange(0, job.rest_from), *denied, *(window.span for window in windows)])
@@ -431,9 +434,8 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
         if want.series not in shared:
             windows = tuple(_settlement_window(want, endpoint, piece) for piece in want.rest_missing)
             places = tuple(partitions(want.series, _hull(want.rest_missing)))
-            jobs.append(
-                Job((want.series,), places, want.sources, windows, wanted=want.wanted, silent=want.silent, anew=want.anew)
-            )
+            job = Job((want.series,), places, want.sources, windows, wanted=want.wanted, silent=want.silent)
+            jobs.append(replace(job, anew=want.anew, files=want.files))
     return jobs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from . import registry
@@ -77,6 +78,21 @@ def silent_before(series: Series, now: int) -> int:
     """What no file holds of the time before this, none ever will."""
     at = now - DAILY_DUE - LATEST
     return file_of(series, "daily" if has_daily(series) else "monthly", at).span.start
+
+
+def marked(listed: Sequence[ArchiveFile], now: int) -> tuple[ArchiveFile, ...]:
+    """All listed months of a series, with what they say of where its contracts begin and end."""
+    starts, ends = {file.span.start for file in listed}, {file.span.end for file in listed}
+    return tuple(
+        replace(
+            file, opens=file.span.start not in ends, closes=file.span.end not in starts and overdue(_month_after(file), now)
+        )
+        for file in listed
+    )
+
+
+def _month_after(file: ArchiveFile) -> TimeRange:
+    return next(months(TimeRange(file.span.end, file.span.end + 1)))[1]
 
 
 def edges(listed: Sequence[TimeRange], ever: TimeRange) -> tuple[TimeRange, ...]:

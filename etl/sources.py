@@ -164,7 +164,7 @@ class Sources:
         """
         now = self.now(series.market)
         try:
-            months = self.archive.monthly(series)
+            months = publication.marked(self.archive.monthly(series), now)
             bare = subtract([span], (file.span for file in months))
             days = [file for each in bare for file in self.archive.daily(series, each)] if publication.has_daily(series) else []
             files = [*months, *(file for file in days if intersection(bare, [file.span]))]

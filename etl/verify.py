@@ -113,7 +113,7 @@ def compare(
         try:
             stored = store.read(*one)
             rows = store.rows(stored.partition)
-            return list(_archived(sources, stored, rows) if source == "archive" else _sampled(sources, stored, rows))
+            return list(_archived(sources, store, stored, rows) if source == "archive" else _sampled(sources, stored, rows))
         except (Refused, Cancelled):
             raise
         except EtlError as error:
@@ -160,16 +160,22 @@ def _unlisted(store: Store, series: Series) -> Finding:
     return Finding(series, "unlisted", "info", span, 0, message)
 
 
-def _archived(sources: Sources, stored: Stored, mine: pa.Table) -> Iterator[Finding]:
+def _archived(sources: Sources, store: Store, stored: Stored, mine: pa.Table) -> Iterator[Finding]:
     """What each file of the archive says that holds a part of what is covered."""
     series, read = stored.partition.series, {entry.key: entry for entry in stored.coverage}
     covered = union(entry.span.intersect(stored.partition.period) for entry in stored.coverage)
     files, _ = sources.files(series, TimeRange(covered[0].start, covered[-1].end), alone=True) if covered else ((), True)
+    contract = Symbols(store.root, series.market).rows().get(series.symbol, {})
+    onboard, ends = (
+        time if isinstance(time := contract.get(name), int) else None for name in ("onboard_time", "delivery_time")
+    )
     for file in files:
         if not (span := intersection(covered, [file.span])):
             continue
         zipped = sources.archive.fetch(series, file)
-        rows, findings = quality.admissible(series, zipped.rows, file.span, None, None)
+        rows, findings, _ = quality.admissible(
+            series, zipped.rows, file, onboard=onboard, ends=ends, listed=onboard is not None
+        )
         if file.key in read and read[file.key].sha256 != zipped.sha256:
             message = f"{file.key} was published again: its SHA-256 was {read[file.key].sha256} and is {zipped.sha256}"
             findings.append(Finding(series, "republished", "warning", file.span, 1, message))

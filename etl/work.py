@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -61,13 +61,14 @@ class Archive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What the exchange says of a contract, ms UTC, None where it says nothing: since when it is listed, when it ends, and
-    since when it trades, if it does.
+    """What the exchange says of a contract, ms UTC, None where it says nothing: since when it is listed, when it ends, since
+    when it trades, if it does; and whether it knows of it at all.
     """
 
     onboard: int | None = None
     ends: int | None = None
     trades: int | None = None
+    listed: bool = False
 
 
 @dataclass(slots=True)
@@ -79,6 +80,15 @@ class _Group:
     tables: dict[Series, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
 
 
+class _Answer(NamedTuple):
+    """What one window brought; `filled` as `quality.admissible` says it."""
+
+    coverage: Coverage
+    tables: dict[Series, list[pa.Table]]
+    findings: Sequence[Finding] = ()
+    filled: tuple[TimeRange, ...] = ()
+
+
 @dataclass(slots=True)
 class _Found:
     """What a job has learnt so far."""
@@ -87,6 +97,8 @@ class _Found:
     failures: list[tuple[Window, EtlError]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     tried: set[str] = field(default_factory=set)
+    filled: tuple[TimeRange, ...] = ()
+    """Where files held only filling, outside of the contract's life."""
 
     def spans(self, source: Source) -> tuple[TimeRange, ...]:
         """What the source was asked for, whatever it answered."""
@@ -157,7 +169,7 @@ class Worker:
 
     def _round(self, job: Job, windows: Sequence[Window], lacking: tuple[TimeRange, ...] | None, found: _Found) -> None:
         groups: dict[Source, _Group] = {"archive": _Group("archive"), "rest": _Group("rest")}
-        futures = {self.threads.submit(self._answer, job, window): window for window in windows}
+        futures = {self.threads.submit(self._answer, job, window, found.filled): window for window in windows}
         try:
             for future in as_completed(futures):
                 window = futures[future]
@@ -166,7 +178,7 @@ class Worker:
                 if window.file is not None:
                     found.tried.add(window.file.key)
                 try:
-                    answer, tables, findings = future.result()
+                    answer, tables, findings, filled = future.result()
                 except EtlError as error:
                     self._failed(job, window, error, groups, found)
                     if isinstance(error, Cancelled):  # those that are done already count
@@ -176,6 +188,7 @@ class Worker:
                 group = groups[window.source]
                 group.answers.append(answer)
                 found.findings += findings
+                found.filled += filled
                 for series, some in tables.items():
                     group.tables[series] += (
                         some if lacking is None else [normalize.inside(series, one, lacking) for one in some]
@@ -186,17 +199,25 @@ class Worker:
                 future.cancel()
         found.groups += [group for group in groups.values() if group.answers]
 
-    def _answer(self, job: Job, window: Window) -> tuple[Coverage, dict[Series, list[pa.Table]], list[Finding]]:
+    def _answer(self, job: Job, window: Window, filled: Sequence[TimeRange]) -> _Answer:
         first = job.series[0]
         now = self.now(first.market)
         today = now - now % DAY
         if window.file is None:
-            return Coverage(window.span, "rest", today), self.rest.answer(job.series, window), []
+            return _Answer(Coverage(window.span, "rest", today), self.rest.answer(job.series, window))
         zipped = self.archive.fetch(first, window.file)
         listing = self.listing(first)
-        rows, findings = quality.admissible(first, zipped.rows, window.file.span, listing.onboard, listing.ends)
+        rows, findings, outside = quality.admissible(
+            first,
+            zipped.rows,
+            window.file,
+            onboard=listing.onboard,
+            ends=listing.ends,
+            listed=listing.listed,
+            filled=filled,
+        )
         answer = Coverage(window.span, "archive", today, window.file.key, zipped.sha256, zipped.etag)
-        return answer, {first: [normalize.inside(first, rows, [window.span])]}, findings
+        return _Answer(answer, {first: [normalize.inside(first, rows, [window.span])]}, findings, outside)
 
     def _failed(self, job: Job, window: Window, error: EtlError, groups: dict[Source, _Group], found: _Found) -> None:
         """A file that is not there is an answer, if it is too old to come and no listing named it; so is the refusal to tell

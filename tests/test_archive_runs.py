@@ -11,10 +11,11 @@ from urllib.parse import quote
 
 import pytest
 
-from etl import publication, report
+from etl import publication, report, verify
 from etl.errors import Cancelled, Refused
 from etl.lake.query import connect
 from etl.lake.store import Store
+from etl.lake.symbols import Symbols
 from etl.model import Series
 from etl.pipeline import Pipeline, Selection, Stop, status
 from etl.plan import closed_end
@@ -107,6 +108,17 @@ def ledger(lake, where="true"):
 def told(lake, where="true", columns="day::VARCHAR, source, source_url, missing, verdict"):
     with connect(lake) as connection:
         return connection.sql(f"SELECT {columns} FROM ledger WHERE {where} ORDER BY dataset, symbol, interval, day").fetchall()
+
+
+def symbols_of(lake, symbol):
+    return Symbols(lake, "um").contracts()[symbol]
+
+
+def compared(exchange, lake):
+    """What `etl verify --against archive` says."""
+    store = Store.open(lake, network="mainnet", layout="year")
+    found = verify.verify(store)
+    return verify.compare(found, store, settings(exchange, lake), "archive", stop=Hasty(), chosen=lambda _: True)
 
 
 def digest(exchange, key):
@@ -232,6 +244,50 @@ USELESS = {
     "huge_member", "encrypted", "flipped_byte", "truncated_zip", "wrong_checksum", "wrong_name", "no_checksum",
 }  # fmt: skip  # a table, read by its rows
 NAMES = [" ".join(map(str, defect.values())) for defect in DEFECTS]
+
+
+FILLED = {"defect": "after_end", "key": "monthly/.*(LUNA|SRM)USDT-(1h|fundingRate)-2022-(05|11)"}
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_filling_after_the_end_of_a_contract_is_no_part_of_it(many, tmp_path, source):
+    """By the month's file SRMUSDT lives for two days more, and the first LUNAUSDT until the end of May (binance-facts 9.6)."""
+    lake = tmp_path / "lake"
+    daily = FILLED | {"key": FILLED["key"].replace("monthly", "daily")}
+    with serve(many, FILLED, daily) as exchange:
+        wanted = select("klines funding", "LUNAUSDT SRMUSDT", "1h", "2022-04-01", "2022-12-31")
+        outcome = in_order(run(exchange, lake, wanted, source=source))
+        told_out = {finding.series for finding in outcome.findings if finding.check == "foreign"}
+        assert told_out == {
+            *(Series("um", "klines", symbol, "1h") for symbol in ("LUNAUSDT", "SRMUSDT")),
+            *(Series("um", "funding", symbol) for symbol in ("LUNAUSDT", "SRMUSDT")),
+        }
+        for series in told_out:
+            rows = truth(exchange, series, parse_time("2022-04-01"), parse_time("2022-12-31"))
+            assert [row[:2] for row in stored(lake, series)] == [row[:2] for row in rows], series
+        ends = {"SRMUSDT": "2022-11-28T08:00:00Z", "LUNAUSDT": "2022-05-13T00:00:00Z"}
+        for symbol, last in ends.items():
+            assert symbols_of(lake, symbol)[0]["last_time"] == parse_time(last)
+        assert not told(lake, "symbol = 'SRMUSDT' AND day > '2022-11-28' AND verdict <> 'not_listed'")
+        verified = compared(exchange, lake)
+        assert {finding.severity for finding in verified.findings} <= {"warning", "info"}
+        warned = {(finding.check, finding.series.symbol) for finding in verified.findings if finding.severity == "warning"}
+        # Nobody but the archive was asked what lies between the two contracts.
+        assert warned - {("missing", "LUNAUSDT")} == {("foreign", "LUNAUSDT"), ("foreign", "SRMUSDT")}
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize("dataset", ["klines", "mark_klines", "index_klines", "premium_klines", "funding"])
+def test_placeholders_before_a_contract_are_no_part_of_it(many, tmp_path, source, dataset):
+    lake, series = tmp_path / "lake", Series("um", dataset, "XRPUSDT", None if dataset == "funding" else "1h")
+    # The last of the settlements that it makes up is of the minute of the first true one, but for a millisecond.
+    with serve(many, {"defect": "placeholder", "key": "XRPUSDT-(1h|fundingRate)-2020-05.zip"}) as exchange:
+        wanted = select(dataset, "XRPUSDT", "1h", "2020-04-01", "2020-07-01")
+        outcome = in_order(run(exchange, lake, wanted, source=source))
+        assert {finding.check for finding in outcome.findings if finding.severity == "warning"} == {"foreign"}
+        rows = truth(exchange, series, parse_time("2020-04-01"), parse_time("2020-07-01"))
+        assert [row[:2] for row in stored(lake, series)] == [row[:2] for row in rows]
+        assert compared(exchange, lake).sound
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=NAMES)

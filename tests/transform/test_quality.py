@@ -3,14 +3,16 @@
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etl.model import Series
-from etl.ranges import DAY, HOUR, MINUTE, TimeRange, parse_time
+from etl.model import ArchiveFile, Series
+from etl.ranges import DAY, HOUR, MINUTE, TimeRange, iso, parse_time
 from etl.registry import INTERVALS
-from etl.transform.quality import absent, too_young
+from etl.schema import arrow_schema
+from etl.transform.quality import absent, admissible, too_young
 
 FUNDING = Series("um", "funding", "BTCUSDT")
 START = parse_time("2024-03-01")
@@ -104,3 +106,72 @@ def test_the_beginning_of_the_hour_may_still_bring_a_settlement(here, age, young
     times = array(noon + one for one in here)
     found = too_young(FUNDING, times, [TimeRange(START, noon + age)], noon + age)
     assert found == ((TimeRange(noon, noon + HOUR),) if young else ())
+
+
+# Filling
+
+MONTH = TimeRange(parse_time("2024-04-01"), parse_time("2024-05-01"))
+HOURS = range(MONTH.start, MONTH.end, HOUR)
+
+
+def hours(first: str, last: str, dataset: str = "klines") -> pa.Table:
+    """A month of hours, of which those in [first, last) have content."""
+    alive = [parse_time(first) <= time < parse_time(last) for time in HOURS]
+    values = {name: [1] * len(HOURS) for name in arrow_schema(dataset).names}
+    values |= {"open_time": list(HOURS), "high": [1.5 if one else 1.0 for one in alive]}
+    if dataset == "klines":
+        values["count"] = [int(one) for one in alive]
+    return pa.table(values, arrow_schema(dataset))
+
+
+def kept(rows: pa.Table) -> tuple[str, str, int]:
+    times = rows["open_time"].cast(pa.int64()).to_pylist()
+    return iso(min(times))[:13], iso(max(times))[:13], len(times)
+
+
+@pytest.mark.parametrize("dataset", ["klines", "mark_klines"])
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        # Nobody says anything of the contract, and the month is one of many: its quiet hours may be true.
+        ({}, ("2024-04-01T00", "2024-04-30T23", 720)),
+        ({"opens": True}, ("2024-04-03T05", "2024-04-30T23", 667)),
+        ({"closes": True}, ("2024-04-01T00", "2024-04-28T08", 657)),
+        ({"opens": True, "closes": True}, ("2024-04-03T05", "2024-04-28T08", 604)),
+        # The exchange lists it: then it says since when, and until when.
+        ({"opens": True, "closes": True, "listed": True}, ("2024-04-01T00", "2024-04-30T23", 720)),
+        ({"listed": True, "onboard": "2024-04-03T03:00"}, ("2024-04-03T03", "2024-04-30T23", 669)),
+        ({"listed": True, "onboard": "2024-04-03T07:00"}, ("2024-04-03T05", "2024-04-30T23", 667)),
+        ({"listed": True, "onboard": "2024-01-03"}, ("2024-04-01T00", "2024-04-30T23", 720)),
+        # What it lists is a later contract of that name.
+        ({"closes": True, "listed": True, "onboard": "2024-09-01"}, ("2024-04-01T00", "2024-04-28T08", 657)),
+        # Another file says so of the last two days.
+        ({"filled": ["2024-04-29"]}, ("2024-04-01T00", "2024-04-28T23", 672)),
+    ],
+)
+def test_rows_that_only_fill_a_file_outside_of_a_contract_s_life(dataset, told, expected):
+    told = dict(told)
+    file = ArchiveFile(MONTH, "x.zip", 1, "e", opens=told.pop("opens", False), closes=told.pop("closes", False))
+    told["filled"] = [TimeRange(parse_time(time), MONTH.end) for time in told.pop("filled", [])]
+    if "onboard" in told:
+        told["onboard"] = parse_time(told["onboard"])
+    rows, findings, _ = admissible(
+        Series("um", dataset, "X", "1h"), hours("2024-04-03T05:00", "2024-04-28T09:00", dataset), file, **told
+    )
+    assert kept(rows) == expected
+    assert sum(finding.count for finding in findings) == 720 - expected[2]
+
+
+def test_a_quiet_end_of_some_hours_is_no_filling():
+    file = ArchiveFile(MONTH, "x.zip", 1, "e", opens=True, closes=True)
+    rows, findings, filled = admissible(series("1h"), hours("2024-04-01T07:00", "2024-04-30T17:00"), file)
+    assert (len(rows), findings, filled) == (720, [], ())
+    # Nor is one that ends before the file does: so nobody fills a file.
+    short = hours("2024-04-01", "2024-04-20").slice(0, 29 * 24)
+    assert len(admissible(series("1h"), short, file)[0]) == 29 * 24
+
+
+def test_a_month_without_any_content_before_the_listing():
+    file = ArchiveFile(MONTH, "x.zip", 1, "e")
+    rows, *_ = admissible(series("1h"), hours("2024-05-01", "2024-05-01"), file, listed=True, onboard=MONTH.end + DAY)
+    assert len(rows) == 0
