@@ -8,7 +8,7 @@ from typing import Any
 
 from .model import Finding, Job, Series, Source, Window
 from .ranges import TimeRange, iso
-from .text import padded, width
+from .text import padded, visible, width
 
 # Bytes of a bar of JSON on the wire (binance-facts 11); settlements are about as long.
 BYTES_PER_ROW = 147
@@ -137,8 +137,8 @@ def gaps_text(gaps: Iterable[tuple[Series, TimeRange, str]], most: int = 20) -> 
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """Aligned columns; those in `right` are flush right."""
-    lines = [tuple(header), *(tuple(row) for row in rows)]
+    """Aligned columns; those in `right` are flush right. What a terminal would obey is told by its code point."""
+    lines = [tuple(visible(cell) for cell in line) for line in (header, *rows)]
     widths = [max(width(line[column]) for line in lines) for column in range(len(header))]
     flush_right = set(right)
     return "\n".join(

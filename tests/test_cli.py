@@ -251,6 +251,43 @@ def test_wrong_use_is_exit_2_and_leaves_nothing(etl, tmp_path, arguments):
         assert document["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["backfill klines", "update", "repair", "status", "verify", "export --to csv -o out", "report --no-charts -o page.html"],
+)
+@pytest.mark.parametrize("names", ["", ",", "@none.txt"])
+def test_symbols_that_name_nothing_are_not_every_symbol(etl, tmp_path, command, names):
+    (tmp_path / "none.txt").write_text("# nothing is left of it\n\n")
+    finished = etl(*command.split(), "--symbols", names, check=2)
+    assert "--symbols" in finished.stderr
+    assert "names nothing" in finished.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["none.txt"]
+
+
+@pytest.mark.parametrize(
+    "command", ["backfill klines --symbols BTCUSDT", "export --to csv -o out --symbols BTCUSDT", "plot BTCUSDT -o x.png"]
+)
+def test_there_is_nothing_from_now_on(etl, command):
+    finished = etl(*command.split(), "--start", "now", check=2)
+    assert "--start" in finished.stderr
+    assert "2024-01-31" in finished.stderr
+
+
+def test_no_terminal_is_sent_what_a_name_holds():
+    """Neither by a line of the log nor by an error; lines of one message stay lines."""
+    script = """
+import logging
+from etl.cli.logs import start_log, tell_error
+from etl.errors import EtlError
+start_log("text")
+logging.getLogger("etl").warning("%s\\nx\\ry", "\\x1b[31mRED")
+tell_error(EtlError("a\\nb\\x1b[32mc\\u202ed"))
+"""
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, env=env, check=True)
+    assert said.stderr.decode() == "W ⟨U+001B⟩[31mRED\nx⟨U+000D⟩y\netl: a\nb⟨U+001B⟩[32mc⟨U+202E⟩d\n"
+
+
 def test_the_same_selection_means_the_same_everywhere(etl):
     etl(*BACKFILL, check=0)
     etl("backfill", "funding", "--symbols", "ETHUSDT", "--start", "2026-02-20", "--end", "2026-02-25", check=0)

@@ -229,6 +229,15 @@ def test_records():
     assert report.records([], ("symbol", "rows")) == "symbol  rows"
 
 
+def test_what_is_not_to_be_printed_raw_is_told_by_its_code_point():
+    """The names of the exchange may hold anything: an escape sequence is for no terminal, a line break for no row."""
+    rows = [{"symbol": "\x1b[31mRED", "names": ["x\ny", "\u202eTDSUCTB"]}]
+    assert report.records(rows, ("symbol", "names")) == ("symbol           names\n⟨U+001B⟩[31mRED  x⟨U+000A⟩y,⟨U+202E⟩TDSUCTB")
+    assert "x⟨U+000A⟩y 1m" in report.plan_text(
+        [Job((Series("um", "klines", "x\ny", "1m"),), (year(BARS, "2024"),), ("rest",), ())], 0
+    )
+
+
 def gap(number: int, verdict: str = "missing") -> tuple[Series, TimeRange, str]:
     start = parse_time("2024-01-01") + number * MINUTE
     return BARS, TimeRange(start, start + MINUTE), verdict

@@ -11,14 +11,19 @@ import click
 
 from ..errors import EtlError
 from ..ranges import iso
-from ..text import masked
+from ..text import masked, visible
 
 log = logging.getLogger("etl")
 
 
+def _safe(text: str) -> str:
+    """The text, line by line, without passwords and without what a terminal would obey: a name may hold anything."""
+    return "\n".join(visible(line) for line in masked(text).split("\n"))
+
+
 class _TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return masked(super().format(record))
+        return _safe(super().format(record))
 
 
 class _JsonLines(logging.Formatter):
@@ -73,8 +78,7 @@ def error_fields(error: EtlError) -> dict[str, Any]:
 
 def tell_error(error: EtlError, exit_code: int | None = None) -> None:
     """Say what went wrong; the exit code is that of the error's type if none is given."""
-    message = masked(str(error))
     if logs_json():
-        log.error("%s", message, extra=fields(error_fields(error), {"exit_code": exit_code or error.exit_code}))
+        log.error("%s", masked(str(error)), extra=fields(error_fields(error), {"exit_code": exit_code or error.exit_code}))
     else:
-        click.echo(f"etl: {message}", err=True)
+        click.echo(f"etl: {_safe(str(error))}", err=True)

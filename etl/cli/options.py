@@ -34,7 +34,9 @@ def _stack(*decorators: Callable[[Command], Command]) -> Callable[[Command], Com
 
 
 def as_names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-    """`A,B` and repeated options as one tuple; `@FILE` is one name a line."""
+    """`A,B` and repeated options as one tuple; `@FILE` is one name a line. Empty only where the option is left out: what names
+    nothing, as a file that a script could not fill, must not mean everything.
+    """
     names: list[str] = []
     for value in values:
         for name in value.split(","):
@@ -46,12 +48,21 @@ def as_names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tu
                 names += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
             elif name.strip():
                 names.append(name.strip())
+    if values and not names:
+        raise click.BadParameter(f"{' '.join(values)!r} names nothing; write names, or leave the option out")
     return tuple(dict.fromkeys(names))
 
 
 def as_time(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
     """A time in ms UTC; None where it is left out, or now."""
     return None if value is None or value == "now" else parse_time(value)
+
+
+def as_start(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """A time in ms UTC; None where it is left out. Not now, after which there is nothing yet."""
+    if value == "now":
+        raise UsageError("--start now leaves no time to take; write a date or date-time, for example 2024-01-31")
+    return None if value is None else parse_time(value)
 
 
 def _wait(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
@@ -103,7 +114,7 @@ stored = _selection("all", "default: all that are stored", "all that are stored"
 """What of the lake is meant."""
 exported = _selection("um", "default: all that are stored", "all that are stored")
 span = _stack(
-    click.option("--start", callback=as_time, metavar="TIME", help="Date or date-time, UTC (default: the first bar)."),
+    click.option("--start", callback=as_start, metavar="TIME", help="Date or date-time, UTC (default: the first bar)."),
     click.option(
         "--end", callback=as_time, metavar="TIME", help="Exclusive; date, date-time or now (default: the last closed bar)."
     ),

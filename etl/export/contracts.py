@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..lake.symbols import ended
 from ..model import Series
+from ..ranges import ALWAYS, TimeRange
 
 Kind = Literal["spot", "perpetual", "delivery"]
 Row = Mapping[str, Any]
@@ -33,13 +35,17 @@ class Contract:
     told: bool
     """Whether the exchange told the assets; else they are read off the symbol."""
     rules: Row
-    """The row of the latest contract in `symbols`; empty where there is none."""
+    """The row of the latest contract of that time in `symbols`; empty where there is none."""
     lives: tuple[int | None, ...] = (None,)
-    """When each contract that had the symbol began (ms UTC, None if unknown), oldest first."""
+    """When each contract that had the symbol in that time began (ms UTC, None if unknown), oldest first."""
 
 
-def contract(series: Series, rows: Sequence[Row], quotes: Iterable[str]) -> Contract:
-    """The contract of a series, of the rows that `symbols` has for it; `quotes` are the quote assets known in its market."""
+def contract(series: Series, rows: Sequence[Row], quotes: Iterable[str], span: TimeRange = ALWAYS) -> Contract:
+    """The contract of a series in a time, of the rows that `symbols` has for it, oldest first.
+
+    `quotes` are the quote assets known in its market.
+    """
+    rows = _lived(rows, span)
     rules = rows[-1] if rows else {}
     base, quote = rules.get("base_asset"), rules.get("quote_asset")
     told = bool(base and quote)
@@ -47,8 +53,20 @@ def contract(series: Series, rows: Sequence[Row], quotes: Iterable[str]) -> Cont
     if not told:
         name = series.symbol.rpartition("_")[0] if kind == "delivery" else series.symbol
         base, quote = _split(name, {*quotes, *_QUOTES[series.market]})
-    lives = tuple(row["first_time"] if row["first_time"] is not None else row["onboard_time"] for row in rows) or (None,)
+    lives = tuple(map(_began, rows)) or (None,)
     return Contract(series.market, series.symbol, kind, base, quote, told, rules, lives)
+
+
+def _lived(rows: Sequence[Row], span: TimeRange) -> Sequence[Row]:
+    """The contracts that lived in the span; where that is told of none, the last one that had begun."""
+    begun = [row for row in rows if (_began(row) or 0) < span.end] or rows[:1]
+    return [row for row in begun if ended(row) > span.start] or begun[-1:]
+
+
+def _began(row: Row) -> int | None:
+    first: int | None = row["first_time"]
+    onboard: int | None = row["onboard_time"]
+    return onboard if first is None else first
 
 
 def _kind(series: Series, contract_type: str | None) -> Kind:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 from nautilus_trader.model.data import Bar, BarType, FundingRateUpdate
 from nautilus_trader.model.identifiers import InstrumentId, Symbol
 from nautilus_trader.model.instruments import CryptoFuture, CryptoPerpetual, CurrencyPair
@@ -27,12 +27,11 @@ from nautilus_trader.serialization.arrow.serializer import list_schemas, registe
 
 from .. import registry
 from ..errors import EtlError, UsageError
-from ..lake.files import publish_folder
 from ..model import Series
 from ..ranges import HOUR, TimeRange, months, years
 from ..schema import integers
+from . import folders
 from .contracts import Contract
-from .files import unwritten
 from .tools import nautilus_bars, nautilus_id
 
 _PRICES = ("open", "high", "low", "close")
@@ -67,16 +66,13 @@ def write(folder: Path, contract: Contract, reads: Reads, tell: Callable[[str], 
     `tell` hears what of it does not fit any more. Bars are stamped when they close. EtlError where it cannot be written, or
     where the rows changed meanwhile; UsageError for numbers that nautilus cannot hold.
     """
-    part = folder / ".etl-export.part"
-    try:
-        # Not inside the lake's `.tmp`: a rename must stay on one file system. What a crash left goes.
-        shutil.rmtree(part, ignore_errors=True)
+    with folders.workplace(folder) as part:
         places = _places(contract, reads)
         before = _before(folder, contract)
         if before:
             places = _Places(max(places.price, before.price), max(places.size, before.size))
         made = part / "new"
-        made.mkdir(parents=True)
+        made.mkdir()
         catalog = ParquetDataCatalog(str(made))
         instrument = _instrument(contract, places)
         pieces = [Piece(Series(contract.market, "symbols", contract.symbol), _put(catalog, made, [instrument]), 1, None, None)]
@@ -87,11 +83,10 @@ def write(folder: Path, contract: Contract, reads: Reads, tell: Callable[[str], 
                     objects = _objects(contract, one, rows.slice(start, stop - start), places)
                     path = _put(catalog, made, objects)
                     pieces.append(Piece(one, path, len(objects), int(times[start]), int(times[stop - 1])))
-        replaced = _publish(part, made, folder)
-    except OSError as error:
-        raise unwritten(folder, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        gone = _unpaid(folder, contract, reads, pieces)
+        replaced = folders.replace(part, folder, gone)
+    if gone:
+        tell(f"{nautilus_id(contract)} has no settlement in that time; the funding that the catalog had of it is removed")
     left = sorted(path.name for path in folder.glob(f"data/bar/{nautilus_id(contract)}-*") if path not in replaced)
     if before and before != places and left:
         tell(f"the numbers of {nautilus_id(contract)} have more places now than in {', '.join(left)}: export those again, too")
@@ -108,16 +103,12 @@ def _put(catalog: ParquetDataCatalog, made: Path, objects: Sequence[Any]) -> Pat
     return path.relative_to(made)
 
 
-def _publish(part: Path, made: Path, folder: Path) -> set[Path]:
-    """Move every folder of objects to its place; one that is there already is taken away as a whole. Where they lie."""
-    places = set()
-    for number, new in enumerate(sorted(made.glob("data/*/*"))):
-        target = folder / new.relative_to(made)
-        if target.exists():
-            target.rename(part / f"old-{number}")
-        publish_folder(new, target)
-        places.add(target)
-    return places
+def _unpaid(folder: Path, contract: Contract, reads: Reads, pieces: Sequence[Piece]) -> list[Path]:
+    """The catalog's folder of funding, where funding was asked for and there is none: it is not that of these bars."""
+    if "funding" not in {one.dataset for one in reads} - {one.series.dataset for one in pieces}:
+        return []
+    place = Path("data", "funding_rate_update", nautilus_id(contract))
+    return [place] if (folder / place).exists() else []
 
 
 def _periods(series: Series, times: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -230,8 +221,23 @@ def _before(folder: Path, contract: Contract) -> _Places | None:
     identity = nautilus_id(contract)
     if not list(folder.glob(f"data/*/{identity}")):
         return None
-    known = ParquetDataCatalog(str(folder)).instruments(instrument_ids=[identity])
+    try:
+        known = ParquetDataCatalog(str(folder)).instruments(instrument_ids=[identity])
+    except (pa.ArrowException, OSError) as error:
+        broken = [path for path in sorted(folder.glob(f"data/*/{identity}/*.parquet")) if not _readable(path)]
+        raise EtlError(
+            f"{', '.join(map(str, broken)) or folder / 'data'} cannot be read ({error}), so it is not known how many places its"
+            " numbers have; remove it, then export again"
+        ) from error
     return _Places(max(one.price_precision for one in known), max(one.size_precision for one in known)) if known else None
+
+
+def _readable(path: Path) -> bool:
+    try:
+        pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 # Funding rates in a catalog, for versions that have no columns for them

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -15,14 +15,16 @@ import pyarrow as pa
 from .. import grid, registry
 from ..errors import Cancelled, UsageError
 from ..lake.store import Store, Stored
-from ..lake.symbols import Symbols
+from ..lake.symbols import Symbols, ended
 from ..model import Series
-from ..ranges import ALWAYS, HOUR, MINUTE, TimeRange, iso, subtract, union
+from ..ranges import ALWAYS, DAY, HOUR, MAX_TIME, MINUTE, TimeRange, iso, subtract, union
 from ..schema import times
 from . import files, tables, tools
 from .contracts import Contract, contract
 
 EVERY = frozenset({"all", "ever"})
+_SETTLES = 8 * HOUR  # the longest time between two settlements
+_MOST = 5  # contracts of a kind that are told one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,7 @@ def export(store: Store, tool: tools.Tool, wish: Wish, folder: Path, stopped: Ca
             _write_files(tool, jobs, read, folder, done)
     if not done.files:
         raise UsageError(nothing)
-    done.notes += _notes(tool, jobs, done)
+    done.notes += _notes(tool, jobs, wish.span, done)
     return done
 
 
@@ -173,9 +175,15 @@ def _jobs(store: Store, tool: tools.Tool, wish: Wish, done: Exported) -> list[_J
     _check_named(store, chosen, wish, tool)
     rows = Symbols(store.root, wish.market).contracts()
     quotes = {str(row["quote_asset"]) for each in rows.values() for row in each if row["quote_asset"]}
+    # Of all its series together: whatever is exported of a symbol gets one name.
+    spans = {
+        symbol: _held(store, [one for one in chosen if one.symbol == symbol], wish.span)
+        for symbol in {one.symbol for one in chosen}
+        if len(rows.get(symbol, [])) > 1
+    }
     jobs: dict[str, _Job] = {}
     for series in chosen:
-        of = contract(series, rows.get(series.symbol, []), quotes)
+        of = contract(series, rows.get(series.symbol, []), quotes, spans.get(series.symbol, ALWAYS))
         try:
             path = tool.path(series, of)
             _check_free(tool, series, jobs.get(path))
@@ -188,17 +196,32 @@ def _jobs(store: Store, tool: tools.Tool, wish: Wish, done: Exported) -> list[_J
     return list(jobs.values())
 
 
+def _held(store: Store, several: Sequence[Series], span: TimeRange) -> TimeRange:
+    """From the first row that is stored of the series in the span to the end of the last, as far as the files tell."""
+    held = []
+    for series in several:
+        times = [(file.first, file.last) for file in store.files(series) if file.first is not None and file.last is not None]
+        first, last = (max(times[0][0], span.start), min(times[-1][1], span.end - 1)) if times else (1, 0)
+        if series.interval is not None:
+            interval = registry.interval(series.interval)
+            first, last = interval.ceil(first), interval.next(last) - 1
+        if first <= last:
+            held.append(TimeRange(first, last + 1))
+    return TimeRange(min(one.start for one in held), max(one.end for one in held)) if held else ALWAYS
+
+
 def _check_free(tool: tools.Tool, series: Series, other: _Job | None) -> None:
     if other is not None:
         raise UsageError(f"{tool.name} has one name for {series} and {other.series}; export them into two folders")
 
 
 def _wished(series: Series, tool: tools.Tool, wish: Wish) -> bool:
+    needed = tool.needs.get(series.dataset)
     return (
         series.market == wish.market
         and series.dataset in (wish.datasets or tool.usual)
         and (not wish.symbols or bool(EVERY & {*wish.symbols}) or series.symbol in wish.symbols)
-        and (not wish.intervals or series.interval in {None, *wish.intervals, tool.needs.get(series.dataset)})
+        and (series.interval == needed if needed else not wish.intervals or series.interval in {None, *wish.intervals})
     )
 
 
@@ -206,12 +229,16 @@ def _check_named(store: Store, chosen: Sequence[Series], wish: Wish, tool: tools
     """UsageError for what was named and is not stored: each symbol with each dataset and interval, or where no dataset is named
     each symbol at any of the intervals, and each interval of any symbol.
 
-    What has no interval stands for a named one only where its dataset is named, too.
+    What has no interval stands for a named one only where its dataset is named, too; what the tool needs at one interval is
+    asked for at that one.
     """
     symbols = [symbol for symbol in wish.symbols if symbol not in EVERY] or [""]
     each: list[tuple[str, ...]] = [(interval,) for interval in wish.intervals] or [()]
     if wish.datasets:
-        named = [*product(symbols, wish.datasets, each)]
+        named = [
+            (symbol, dataset, (tool.needs[dataset],) if dataset in tool.needs else intervals)
+            for symbol, dataset, intervals in product(symbols, wish.datasets, each)
+        ]
     else:
         named = [*product(symbols, [""], [wish.intervals]), *product([""], [""], each)]
     for symbol, dataset, intervals in named:
@@ -285,7 +312,7 @@ def _about_settlements(series: Series, reader: _Reader) -> Iterator[str]:
         )
 
 
-def _notes(tool: tools.Tool, jobs: Sequence[_Job], done: Exported) -> list[str]:
+def _notes(tool: tools.Tool, jobs: Sequence[_Job], asked: TimeRange, done: Exported) -> list[str]:
     spans: dict[Series, tuple[int, int]] = {}
     for one in done.files:  # of a series there may be many, in their order
         if one.first is not None and one.last is not None:
@@ -294,6 +321,7 @@ def _notes(tool: tools.Tool, jobs: Sequence[_Job], done: Exported) -> list[str]:
     for job in jobs:
         if job.series in spans:
             notes |= dict.fromkeys(_about_contract(tool, job, spans[job.series][0]))
+    notes |= dict.fromkeys(_about_ends(jobs, asked, spans))
     return [*notes, *(_about_funding(spans) if tool.name == "freqtrade" else ())]
 
 
@@ -306,17 +334,75 @@ def _about_contract(tool: tools.Tool, job: _Job, first: int) -> Iterator[str]:
         yield f"the exchange has told no assets of {of.market} {of.symbol}; by its name they are {of.base} and {of.quote}"
 
 
+def _about_ends(jobs: Sequence[_Job], asked: TimeRange, spans: dict[Series, tuple[int, int]]) -> Iterator[str]:
+    """Where what is exported does not reach --start or --end."""
+    unlisted: dict[str, int] = {}
+    lacking: dict[tuple[Series, bool, int], list[str]] = defaultdict(list)
+    for job in jobs:
+        if job.series not in spans:
+            continue
+        first, until = _short(job.series, asked, *spans[job.series])
+        began, over = job.contract.lives[0], ended(job.contract.rules) if job.contract.rules else MAX_TIME
+        name, alike = f"{job.series.market} {job.series.symbol}", replace(job.series, symbol="")
+        if first is not None and began is not None and asked.start < began and first <= began + DAY:
+            unlisted.setdefault(f"{name} trades since", first)
+        elif first is not None:
+            lacking[alike, False, first].append(job.series.symbol)
+        if until is not None and over < asked.end and until >= over - DAY:
+            unlisted.setdefault(f"{name} traded until", until)
+        elif until is not None:
+            lacking[alike, True, until].append(job.series.symbol)
+    if unlisted:
+        more = f" (and so on: {len(unlisted) - _MOST} more)" if len(unlisted) > _MOST else ""
+        told = ", ".join(f"{words} {iso(time)}" for words, time in [*unlisted.items()][:_MOST])
+        yield f"{told}{more}; the rest of the time that was asked for is not there to be had"
+    for (alike, over_early, time), symbols in lacking.items():
+        yield _lacking(alike, symbols, asked, time, over_early=over_early)
+
+
+def _short(series: Series, asked: TimeRange, first: int, last: int) -> tuple[int | None, int | None]:
+    """Where the rows begin and end, if that is after --start and before --end by a bar, or by the longest time between two
+    settlements; None where they reach it, or where it was not named.
+    """
+    if series.interval is None:
+        first, until = first - first % MINUTE, last - last % MINUTE  # they are stamped some ms late
+        starts, ends = asked.start + _SETTLES, until + _SETTLES
+    else:
+        interval = registry.interval(series.interval)
+        starts, until = interval.ceil(asked.start), interval.next(last)
+        ends = interval.next(until) - 1  # the bar in which --end lies need not be over
+    begins = first if asked.start > ALWAYS.start and first > starts else None
+    return begins, until if asked.end < ALWAYS.end and asked.end > ends else None
+
+
+def _lacking(alike: Series, symbols: Sequence[str], asked: TimeRange, time: int, *, over_early: bool) -> str:
+    """What to say of series, the same but for their symbols, that begin too late or end too early at that time."""
+    interval, option = (f" {alike.interval}", f" --interval {alike.interval}") if alike.interval else ("", "")
+    option += f" --market {alike.market}" if alike.market != "um" else ""
+    what = f"{alike.dataset}{interval} of {alike.market} {', '.join(symbols)}"
+    command = f"etl backfill {alike.dataset} --symbols {','.join(symbols)}{option}"
+    if over_early:
+        return (
+            f"{what} end at {iso(time)}, before --end {iso(asked.end)}; {command} --start {iso(time)} --end {iso(asked.end)}"
+            " fetches what there is since"
+        )
+    start = iso(asked.start)
+    return f"{what} begin at {iso(time)}, after --start {start}; {command} --start {start} fetches what there is before"
+
+
 def _about_funding(spans: dict[Series, tuple[int, int]]) -> Iterator[str]:
     """Where freqtrade would count a position's funding as nothing: it joins settlements with mark bars of one hour."""
     lacking: dict[str, list[str]] = defaultdict(list)
     for bars, (first, last) in spans.items():
         if bars.market != "um" or bars.dataset != "klines":
             continue
-        for dataset, interval, slack in (("funding", None, 8 * HOUR), ("mark_klines", tools.FREQTRADE_FUNDING, HOUR)):
+        # The hour that has begun when the bars end has no mark bar yet, and no settlement need have been fetched of it.
+        until = registry.interval(bars.interval or "").next(last) // HOUR * HOUR
+        for dataset, interval, slack in (("funding", None, _SETTLES), ("mark_klines", tools.FREQTRADE_FUNDING, HOUR)):
             span = spans.get(Series("um", dataset, bars.symbol, interval))
             if span is None:
                 lacking[dataset].append(bars.symbol)
-            elif span[0] > first + slack or span[1] < last - slack:
+            elif span[0] > first + slack or span[1] + slack < until:
                 yield (
                     f"{dataset} of um {bars.symbol} is there from {iso(span[0])} to {iso(span[1])}, {bars.interval} bars from"
                     f" {iso(first)} to {iso(last)}; outside of it freqtrade counts no funding"

@@ -105,7 +105,7 @@ def _before(time: int | None, other: object) -> bool:
     return time is not None and isinstance(other, int) and time < other
 
 
-def ended(row: Row) -> int:
+def ended(row: Mapping[str, object]) -> int:
     """When the contract was over (ms UTC): after its last bar, or its delivery; MAX_TIME where neither is known."""
     last, delivery = row["last_time"], row["delivery_time"]
     known = [last + MINUTE] if isinstance(last, int) else []

@@ -36,6 +36,7 @@ LAKE = (
     ("rest", Selection("um", ("klines",), ("BTCUSDT",), ("1d",), parse_time("2025-12-01"))),
     ("rest", Selection("um", ("klines",), ("BTCUSDT",), ("1M",), parse_time("2025-01-01"))),
     ("rest", Selection("um", ("klines",), ("BTCUSDT",), ("1m",), parse_time("2026-07-31"), parse_time("2026-08-02"))),
+    ("rest", Selection("um", ("mark_klines",), ("BTCUSDT",), ("1m",), parse_time("2026-07-31"), parse_time("2026-07-31T01"))),
     ("rest", Selection("um", ("klines",), ("XLMUSDT",), ("1h",), parse_time("2024-01-16"), parse_time("2024-01-18"))),
     ("rest", Selection("cm", ("klines", "funding"), ("BTCUSD_PERP",), ("1h",), parse_time("2026-08-01"))),
     ("rest", Selection("spot", ("klines",), ("BTCUSDT",), ("1h",), parse_time("2026-08-01"))),
@@ -48,12 +49,17 @@ def exchange():
         yield running
 
 
+def fetch(exchange: Simulator, folder: Path, *selections: tuple[str, Selection]) -> None:
+    """Backfill the lake at `folder`, each selection from its source."""
+    for source, selection in selections:
+        with Pipeline(settings(exchange, folder), source=source) as pipeline:
+            assert pipeline.sync("backfill", [selection]).exit_code == 0
+
+
 @pytest.fixture(scope="session")
 def lake(exchange, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exports") / "lake"
-    for source, selection in LAKE:
-        with Pipeline(settings(exchange, folder), source=source) as pipeline:
-            assert pipeline.sync("backfill", [selection]).exit_code == 0
+    fetch(exchange, folder, *LAKE)
     # A tick and a step that the exchange has made coarser since: what is stored needs more places than the rules have now.
     known = Symbols(folder, "um")
     told = {name: value for name, value in known.rows()["1000PEPEUSDT"].items() if name not in {"first_time", "last_time"}}

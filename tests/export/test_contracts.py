@@ -6,8 +6,10 @@ from etl.errors import UsageError
 from etl.export import tools
 from etl.export.contracts import contract
 from etl.model import Series
+from etl.ranges import ALWAYS, TimeRange
 
-UNKNOWN = dict.fromkeys(("base_asset", "quote_asset", "contract_type", "first_time", "onboard_time", "delivery_time"))
+TIMES = ("first_time", "last_time", "onboard_time", "delivery_time")
+UNKNOWN = dict.fromkeys(("base_asset", "quote_asset", "contract_type", *TIMES))
 
 
 def told(base, quote, kind, **more):
@@ -70,6 +72,30 @@ def test_ids_of_nautilus():
         bars("SRMUSDT", [UNKNOWN])
     with pytest.raises(UsageError, match="delivery_time of BTCUSDT_261225"):
         bars("BTCUSDT_261225", told("BTC", "USDT", "CURRENT_QUARTER"))
+
+
+@pytest.mark.parametrize(
+    ("span", "base", "lives"),
+    [
+        (ALWAYS, "C", (1_000_000, 3_000_000, 5_000_000)),
+        (TimeRange(0, 500_000), "A", (1_000_000,)),  # none had begun
+        (TimeRange(0, 3_000_000), "A", (1_000_000,)),
+        (TimeRange(0, 3_000_001), "B", (1_000_000, 3_000_000)),
+        (TimeRange(2_000_000, 4_000_000), "B", (1_000_000, 3_000_000)),  # in which the last bar of A opened
+        (TimeRange(2_060_000, 4_000_000), "B", (3_000_000,)),
+        (TimeRange(2_060_000, 2_900_000), "A", (1_000_000,)),  # none lived
+        (TimeRange(4_500_000, 9_000_000), "C", (5_000_000,)),
+    ],
+)
+def test_the_contract_of_a_time(span, base, lives):
+    """Of three that had one name after the other; of the last nobody has told an end."""
+    rows = [
+        *told("A", "USDT", "PERPETUAL", first_time=1_000_000, last_time=2_000_000),
+        *told("B", "USDT", "PERPETUAL", first_time=3_000_000, delivery_time=4_000_000),
+        *told("C", "USDT", "PERPETUAL", onboard_time=5_000_000),
+    ]
+    of = contract(Series("um", "klines", "XUSDT", "1m"), rows, {"USDT"}, span)
+    assert (of.base, of.rules["base_asset"], of.lives) == (base, base, lives)
 
 
 def test_names_of_files():

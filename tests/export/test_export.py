@@ -26,10 +26,11 @@ from etl.lake import snapshots
 from etl.lake.store import Store
 from etl.lake.symbols import Life, Symbols
 from etl.model import Series
+from etl.pipeline import Selection
 from etl.ranges import HOUR, iso, parse_time
 
 from ..exchange import truth
-from .conftest import NOW, ROOT, snippet
+from .conftest import NOW, ROOT, fetch, snippet
 
 
 def content(path: Path) -> list[list[str]]:
@@ -136,8 +137,123 @@ def test_a_ticker_that_was_used_again_is_told(lake, tmp_path):
     assert done.notes == [
         "um XLMUSDT is 2 contracts, one after the other, in one series; --start 2024-01-17T00:00:00Z takes the last one alone"
     ]
-    later = run.Wish(symbols=("XLMUSDT",), span=run.TimeRange(parse_time("2024-01-17"), NOW))
+    later = run.Wish(symbols=("XLMUSDT",), span=run.TimeRange(parse_time("2024-01-17"), parse_time("2024-01-18")))
     assert run.export(Store(copy, "year"), tools.tool("csv"), later, tmp_path / "out").notes == []
+
+
+@pytest.fixture(scope="module")
+def luna(exchange, tmp_path_factory):
+    """A lake of the end of one contract LUNAUSDT and the beginning of the next, whose coin is LUNA2."""
+    folder = tmp_path_factory.mktemp("luna") / "lake"
+    hours = Selection("um", ("klines",), ("LUNAUSDT",), ("1h",), parse_time("2022-05-01"), parse_time("2022-09-12"))
+    fetch(exchange, folder, ("auto", hours))
+    return folder
+
+
+OTHER_LUNA = "by its name they are LUNA and USDT"
+TWO_LUNAS = "2 contracts, one after the other, in one series; --start 2022-09-10T10:00:00Z takes the last one alone"
+
+
+@pytest.mark.parametrize(
+    ("span", "pair", "told"),
+    [
+        (("--end", "2022-06-01"), "LUNA_USDT_USDT", [OTHER_LUNA, "um LUNAUSDT traded until 2022-05-13T01:"]),
+        (("--end", "2022-09-10T10:00"), "LUNA_USDT_USDT", [OTHER_LUNA, "um LUNAUSDT traded until 2022-05-13T01:"]),
+        (("--end", "2022-09-10T11:00"), "LUNA2_USDT_USDT", [TWO_LUNAS]),
+        ((), "LUNA2_USDT_USDT", [TWO_LUNAS]),
+        (("--start", "2022-07-01"), "LUNA2_USDT_USDT", ["um LUNAUSDT trades since 2022-09-10T10:"]),
+        (("--start", "2022-09-10T10:00"), "LUNA2_USDT_USDT", []),
+    ],
+)
+def test_the_contract_is_that_of_the_exported_time(documented, luna, tmp_path, span, pair, told):
+    arguments = ("--to", "freqtrade", "--symbols", "LUNAUSDT", "--lake", str(luna), "-o", str(tmp_path))
+    done = documented("klines", *arguments, *span)
+    assert [one["path"] for one in done["files"]] == [f"futures/{pair}-1h-futures.feather"]
+    notes = [note for note in done["notes"] if not note.startswith("freqtrade's backtests")]
+    assert len(notes) == len(told)
+    assert all(part in note for part, note in zip(told, notes, strict=True)), notes
+
+
+BEFORE = (
+    "klines 1h of um BTCUSDT begin at 2026-07-28T00:00:00Z, after --start 2026-07-27T23:00:00Z; etl backfill klines --symbols"
+    " BTCUSDT --interval 1h --start 2026-07-27T23:00:00Z fetches what there is before"
+)
+AFTER = (
+    "klines 1h of um BTCUSDT end at 2026-08-10T12:00:00Z, before --end 2026-08-10T13:00:00Z; etl backfill klines --symbols"
+    " BTCUSDT --interval 1h --start 2026-08-10T12:00:00Z --end 2026-08-10T13:00:00Z fetches what there is since"
+)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "span", "told"),
+    [
+        ("BTCUSDT", ("--start", "2026-07-28", "--end", "2026-08-10T12:59"), []),  # the bar of 12:00 is still open
+        ("BTCUSDT", ("--start", "2026-07-27T23:01", "--end", "now"), []),
+        (
+            "BTCUSDT",
+            ("--start", "2026-07-27T23:00"),
+            [BEFORE],
+        ),
+        (
+            "BTCUSDT",
+            ("--end", "2026-08-10T13:00"),
+            [AFTER],
+        ),
+        (
+            "LRCUSDT",
+            ("--end", "2026-08-09"),
+            ["um LRCUSDT traded until 2026-08-03T09:00:00Z; the rest of the time that was asked for is not there to be had"],
+        ),
+        ("LRCUSDT", ("--end", "2026-08-03T09:00"), []),
+    ],
+)
+def test_an_end_that_is_not_reached_is_told(documented, export, tmp_path, symbol, span, told):
+    arguments = ("klines", "--to", "csv", "--symbols", symbol, "--interval", "1h", "-o", str(tmp_path), *span)
+    assert documented(*arguments)["notes"] == told
+    assert all(note in export(*arguments).stderr for note in told)
+
+
+def test_ends_are_told_of_all_symbols_together(documented, tmp_path):
+    done = documented(
+        "--to", "csv", "--symbols", "BTCUSDT,TSLAUSDT", "--interval", "1h", "--start", "2026-07-01", "-o", str(tmp_path)
+    )
+    begins = "of um BTCUSDT, TSLAUSDT begin at 2026-07-28T00:00:00Z"
+    assert [note.split(begins)[0] for note in done["notes"]] == ["klines 1h ", "funding ", "mark_klines 1h "]
+    done = documented("funding", "--to", "csv", "--symbols", "BTCUSDT", "--end", "2026-08-10T16:00", "-o", str(tmp_path))
+    assert done["notes"] == []  # the next settlement is that of 16:00
+    done = documented("funding", "--to", "csv", "--symbols", "BTCUSDT", "--end", "2026-08-10T17:00", "-o", str(tmp_path))
+    assert [note.partition(";")[0] for note in done["notes"]] == [
+        "funding of um BTCUSDT end at 2026-08-10T08:00:00Z, before --end 2026-08-10T17:00:00Z"
+    ]
+
+
+def test_what_freqtrade_needs_comes_at_its_own_interval_alone(documented, export, tmp_path):
+    named = ("klines", "funding", "mark_klines", "--to", "freqtrade", "--symbols", "BTCUSDT", "-o", str(tmp_path))
+    done = documented(*named, "--interval", "1m")  # mark prices are stored at 1m, too
+    assert {(one["dataset"], one["interval"]) for one in done["files"]} == {
+        ("klines", "1m"),
+        ("funding", None),
+        ("mark_klines", "1h"),
+    }
+    done = documented("mark_klines", "--to", "freqtrade", "--symbols", "BTCUSDT", "-o", str(tmp_path))
+    assert [one["interval"] for one in done["files"]] == ["1h"]
+    words = "no mark_klines of XLMUSDT at 1h in um; .* etl backfill mark_klines --symbols XLMUSDT --interval 1h fetches"
+    refused = export("mark_klines", "--to", "freqtrade", "--symbols", "XLMUSDT", "-o", str(tmp_path), code=2)
+    assert re.search(words, str(refused.exception))
+
+
+def test_a_lake_that_is_up_to_date_lacks_no_funding(documented, exchange, tmp_path):
+    """At 12:30 the newest minute is 12:29, the newest hour of mark prices 11:00, and the next settlement that of 16:00."""
+    lake, day = tmp_path / "lake", parse_time("2026-08-10")
+    minutes = Selection("um", ("klines", "funding"), ("BTCUSDT",), ("1m",), day)
+    marks = ("rest", Selection("um", ("mark_klines",), ("BTCUSDT",), ("1h",), day, parse_time("2026-08-10T11:00")))
+    fetch(exchange, lake, ("rest", minutes), marks)
+    arguments = ("--to", "freqtrade", "--symbols", "BTCUSDT", "--lake", str(lake), "-o", str(tmp_path / "out"))
+    (note,) = documented(*arguments)["notes"]
+    assert note.startswith("mark_klines of um BTCUSDT is there from 2026-08-10T00:00:00Z to 2026-08-10T10:00:00Z, 1m bars from")
+    assert documented(*arguments, "--end", "2026-08-10T11:59")["notes"] == []  # the hour of 11:00 was not over then
+    fetch(exchange, lake, ("rest", Selection("um", ("mark_klines",), ("BTCUSDT",), ("1h",), day)))
+    assert documented(*arguments)["notes"] == []
 
 
 @pytest.mark.parametrize(

@@ -181,3 +181,36 @@ def test_nautilus(exchange, lake, rows, tmp_path):
     hours = closed(rows("BTCUSDT"), 6)
     assert [(time, float(close)) for time, close in said["seen"]] == [((row[0] + HOUR) * 10**6, row[4]) for row in hours]
     assert said["asked"] == len(rows("BTCUSDT", "funding"))
+
+
+def test_nautilus_again(lake, tmp_path):
+    """What was in the catalog: funding of another time goes with its bars, and a broken file is named."""
+    python, folder = python_of("nautilus"), tmp_path / "catalog"
+
+    def export(*arguments):
+        command = [python, "-m", "etl", "export", "--to", "nautilus", "-o", folder, "--lake", lake, "--symbols", "BTCUSDT"]
+        command += ["--interval", "1h", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+
+    def kinds():
+        return {path.parts[-3] for path in folder.rglob("*.parquet")}
+
+    assert export().returncode == 0
+    assert kinds() == {"bar", "crypto_perpetual", "funding_rate_update"}
+    again = export("--start", "2026-08-09T01:00", "--end", "2026-08-09T07:00")  # it pays at 0, 8 and 16
+    assert again.returncode == 0
+    assert kinds() == {"bar", "crypto_perpetual"}
+    assert (
+        "BTCUSDT-PERP.BINANCE has no settlement in that time; the funding that the catalog had of it is removed" in again.stderr
+    )
+
+    (instrument,) = folder.glob("data/crypto_perpetual/*/*.parquet")
+    instrument.write_bytes(instrument.read_bytes()[:100])
+    broken = export()
+    assert broken.returncode == 1
+    assert broken.stderr.startswith(f"etl: {instrument} cannot be read (")
+    assert "remove it, then export again" in broken.stderr
+    instrument.unlink()
+    assert export().returncode == 0
+    assert kinds() == {"bar", "crypto_perpetual", "funding_rate_update"}
+    assert [path.name for path in folder.iterdir()] == ["data"]
