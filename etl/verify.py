@@ -180,7 +180,11 @@ def _archived(sources: Sources, store: Store, stored: Stored, mine: pa.Table) ->
             message = f"{file.key} was published again: its SHA-256 was {read[file.key].sha256} and is {zipped.sha256}"
             findings.append(Finding(series, "republished", "warning", file.span, 1, message))
         yield from findings
-        yield from _differences(series, mine, rows, span, "the archive")
+        # What was read from that very file must be as it is there.
+        entries = (entry.span for entry in stored.coverage if (entry.key, entry.sha256) == (file.key, zipped.sha256))
+        own = intersection(span, subtract(entries, stored.holes))
+        yield from _differences(series, mine, rows, own, "the file of the archive that they come from", worst="error")
+        yield from _differences(series, mine, rows, subtract(span, own), "the archive")
 
 
 def _sampled(sources: Sources, stored: Stored, mine: pa.Table) -> Iterator[Finding]:
@@ -204,19 +208,22 @@ def _sampled(sources: Sources, stored: Stored, mine: pa.Table) -> Iterator[Findi
         yield from _differences(series, mine, merged, [span], "REST")
 
 
-def _differences(series: Series, mine: pa.Table, others: pa.Table, spans: Sequence[TimeRange], whose: str) -> Iterator[Finding]:
+def _differences(
+    series: Series, mine: pa.Table, others: pa.Table, spans: Sequence[TimeRange], whose: str, *, worst: Severity = "warning"
+) -> Iterator[Finding]:
     rows, theirs = (normalize.inside(series, table, spans) for table in (mine, others))
-    yield from checks.of_difference(series, rows, theirs, whose)
+    yield from checks.of_difference(series, rows, theirs, whose, worst=worst)
 
 
 def _of_year(store: Store, unit: Sequence[tuple[Series, Path]], lives: Sequence[TimeRange]) -> Iterator[_Checked]:
     """One symbol's files of a year, the finest interval first, so that the others can be compared with its sums."""
-    finest, _ = unit[0]
-    sound: list[pa.Table] = []
+    sound: dict[Series, list[pa.Table]] = {}
     for series, path in unit:
         try:
             stored = store.read(series, path)
             rows = store.rows(stored.partition)
+            if wrong := store.foreign_columns(stored.partition):
+                raise Damaged(f"{path} has other columns than {series.dataset}: {wrong}; etl repair fetches it again", path)
         except LakeError as error:
             period = store.period(path) or TimeRange(0, 0)
             unreadable = Finding(series, "unreadable", "error", period, 1, str(error))
@@ -227,14 +234,23 @@ def _of_year(store: Store, unit: Sequence[tuple[Series, Path]], lives: Sequence[
             elsewhere = Damaged(f"{path} has rows that belong into other files", path)
             yield _Checked(series, len(rows), foreign, None, elsewhere)
             continue
-        sums: list[Finding] = []
-        if not any(finding.severity == "error" for finding in findings):
-            if series == finest:
-                sound.append(rows)
-            elif sound and series.interval:
-                sums = list(checks.of_intervals(series, rows, finest, pa.concat_tables(sound)))
-        contradicted = [(finest, span) for finding in sums for span in mend.about(series, finding.times)]
-        yield _Checked(series, len(rows), [*findings, *sums], stored, None, contradicted)
+        contradicted: list[tuple[Series, TimeRange]] = []
+        left = good = _without_errors(series, rows, findings)
+        for finer, tables in sound.items() if series.interval else ():
+            if finer != series and len(left):
+                sums, left = checks.of_intervals(series, left, finer, pa.concat_tables(tables))
+                findings += sums
+                contradicted += [(finer, span) for finding in sums for span in mend.about(series, finding.times)]
+        sound.setdefault(series, []).append(good)
+        yield _Checked(series, len(rows), findings, stored, None, contradicted)
+
+
+def _without_errors(series: Series, rows: pa.Table, findings: Sequence[Finding]) -> pa.Table:
+    """The rows that no error names, in order; none where they are in none."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if any(finding.check in {"order", "duplicate"} for finding in errors):
+        return rows.slice(0, 0)
+    return normalize.outside(series, rows, [TimeRange(time, time + 1) for finding in errors for time in finding.times])
 
 
 def _of_file(series: Series, stored: Stored, rows: pa.Table, lives: Sequence[TimeRange]) -> Iterator[Finding]:

@@ -157,7 +157,7 @@ def test_an_hour_and_its_minutes(exchange, lake):
     fill(exchange, lake, "klines", "BTCUSDT", "1m", start=parse_time("2026-02-01"))
     minutes = stored(lake, MINUTES)
     rewrite(lake, MINUTES, lambda rows: with_one(rows, 600, volume=rows[600]["volume"] + 1))
-    assert {f.check for f in verify(opened(lake)).findings if f.severity == "warning"} == {"sums"}
+    assert {f.check for f in verify(opened(lake)).findings if f.severity == "warning"} == {"sums", "quote"}
     outcome = mend(exchange, lake)
     assert (outcome.exit_code, outcome.rows_written) == (0, 1)
     assert stored(lake, MINUTES) == minutes

@@ -14,6 +14,7 @@ from etl.lake.store import Store
 from etl.model import Series
 from etl.pipeline import Pipeline, Selection, Stop
 from etl.ranges import DAY, HOUR, MINUTE, iso, parse_time
+from etl.repair import repair as repairing
 from etl.sim.clock import Clock
 from etl.sim.faults import Faults
 from etl.sim.market import GeneratedWorld
@@ -69,6 +70,10 @@ def rewrite(lake, series, change):
     with pq.ParquetWriter(path, rows.schema) as writer:
         writer.write_table(rows)
         writer.add_key_value_metadata({"etl": footer.decode()})
+
+
+def mended(settings, **options):
+    return repairing(settings, lambda _: True, **options)
 
 
 def test_a_right_lake_has_no_error(exchange, lake):
@@ -127,6 +132,58 @@ def test_an_hour_that_its_minutes_contradict(exchange, lake):
     assert (finding.check, finding.severity, finding.series, finding.times) == ("sums", "warning", HOURS, (AT,))
 
 
+def test_sums_are_compared_wherever_finer_bars_are(exchange, lake):
+    """Minutes since February, hours and days since January: days of January are those of their hours."""
+    backfill(exchange, lake, select("klines", "BTCUSDT", "1m 5m", "2026-02-01"))
+    backfill(exchange, lake, select("klines", "BTCUSDT", "1h 1d", "2026-01-01"))
+    assert [finding for finding in found(lake) if finding[0] != "info"] == []
+
+    def doubled(*days):
+        return lambda rows: [row | {"high": row["high"] * (2 if row["open_time"].day in days else 1)} for row in rows]
+
+    rewrite(lake, Series("um", "klines", "BTCUSDT", "1d"), doubled(17))  # of January and of February
+    assert [finding[1:] for finding in found(lake) if finding[0] != "info"] == [("sums", "BTCUSDT", "1d", 1)] * 2
+    # A minute that cannot be says nothing of its hour, and the other minutes still do.
+    rewrite(lake, MINUTES, lambda rows: edited(rows, low=-1.0))
+    rewrite(lake, HOURS, doubled(20))
+    assert {finding[:2] for finding in found(lake)} >= {("error", "price"), ("warning", "sums")}
+    sums = {(interval, count) for _, check, _, interval, count in found(lake) if check == "sums"}
+    assert sums == {("1d", 1), ("1d", 2), ("1h", 24)}  # day 20 of January now differs from its hours; day 17 from its own
+
+
+def test_intervals_of_which_one_does_not_divide_the_other(exchange, lake):
+    backfill(exchange, lake, select("klines", "BTCUSDT", "8h 12h 1w 1M", "2026-01-01"))
+    assert [finding for finding in found(lake) if finding[0] != "info"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda schema: schema.set(0, pa.field("open_time", pa.timestamp("us"))), "open_time timestamp[us]"),
+        (lambda schema: schema.set(0, pa.field("open_time", pa.timestamp("ms", "UTC"))), "open_time timestamp[ms, tz=UTC]"),
+        (lambda schema: schema.set(8, pa.field("count", pa.int32())), "count int32"),
+        (lambda schema: schema.append(pa.field("note", pa.float64())), "note double"),
+    ],
+)
+def test_a_file_with_other_columns_than_those_of_the_format(exchange, lake, change, told):
+    backfill(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-02-01"))
+    (path,) = opened(lake).paths(HOURS)
+    whole = path.read_bytes()
+    table = pq.read_table(path, partitioning=None)
+    footer = pq.read_metadata(path).metadata[b"etl"]
+    schema = change(table.schema)
+    columns = [*table.columns, pa.nulls(len(table), pa.float64())][: len(schema)]
+    rows = pa.table([column.cast(field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
+    with pq.ParquetWriter(path, schema) as writer:
+        writer.write_table(rows)
+        writer.add_key_value_metadata({"etl": footer.decode()})
+    (finding,) = (finding for finding in verify(opened(lake)).findings if finding.severity == "error")
+    assert finding.check == "unreadable"
+    assert told in finding.message
+    assert mended(settings(exchange, lake)).exit_code == 0
+    assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not a file of ours"])
 def test_a_file_that_cannot_be_read(exchange, lake, content):
     backfill(exchange, lake, select("klines", "BTCUSDT ETHUSDT", "1h", "2026-02-08", "2026-02-12"))
@@ -183,6 +240,17 @@ def test_where_archive_and_rest_disagree(exchange, lake):
     exchange.archive._defects = exchange.faults.defects
     published, differs = sorted(compared(exchange, lake, "archive"), key=lambda f: f.check, reverse=True)
     assert (published.check, differs.check, differs.times) == ("republished", "differs", (at,))
+
+
+def test_a_row_that_is_not_as_in_the_file_that_it_comes_from(exchange, lake):
+    backfill(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-01-01", "2026-02-20"), source="archive")
+    (path,) = opened(lake).paths(HOURS)
+    rows = pq.read_table(path, partitioning=None)
+    rewrite(lake, HOURS, lambda rows: edited(rows, volume=rows[0]["volume"] + 1.0))
+    (finding,) = (one for one in compared(exchange, lake, "archive") if one.severity == "error")
+    assert (finding.check, finding.count, finding.span.start) == ("differs", 1, AT)
+    assert mended(settings(exchange, lake), against="archive").exit_code == 0
+    assert pq.read_table(path, partitioning=None) == rows
 
 
 def test_rows_that_are_lost_are_seen_by_comparing(exchange, lake):

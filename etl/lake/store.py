@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from .. import registry
 from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
 from ..model import SOURCES, Coverage, Partition, Series
-from ..ranges import HOUR, TimeRange, from_datetime, iso, months, parse_time, years
+from ..ranges import HOUR, MAX_TIME, TimeRange, from_datetime, iso, months, parse_time, years
 from ..schema import arrow_schema, empty
 from .files import is_there, listed, looking_at, quarantined, remove_file, remove_left_over, replace_file, set_aside
 
@@ -255,6 +255,16 @@ class Store:
         with _reading(path):
             return pq.ParquetFile(path, page_checksum_verification=True).read(columns=schema.names).cast(schema)
 
+    def foreign_columns(self, partition: Partition) -> str:
+        """In what the columns of a file differ from those of its dataset, which other Parquet readers rely on; else nothing."""
+        path = self.path(partition)
+        with _reading(path):
+            found = [f"{field.name} {field.type}" for field in pq.read_schema(path)]
+        declared = [f"{field.name} {field.type}" for field in arrow_schema(partition.series.dataset)]
+        return ", ".join(
+            [*(one for one in found if one not in declared), *(f"no {one}" for one in declared if one not in found)]
+        )
+
     # Writing
 
     def set_aside(self, path: Path) -> Path:
@@ -401,8 +411,8 @@ def _span(start: object, end: object) -> TimeRange:
 
 
 def _time(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is no time")
+    if type(value) is not int or not 0 <= value <= MAX_TIME:
+        raise ValueError(f"{value!r} is no time")
     return value
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from .. import grid, registry
 from ..grid import Times
 from ..model import Finding, Series, Severity
-from ..ranges import HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract
+from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract
 from ..schema import booleans, integers
 from ..schema import mask as mask_of
 from ..schema import times as times_of
@@ -28,6 +28,10 @@ Numbers = npt.NDArray[np.float64]
 _PRICES = ("open", "high", "low", "close")
 # Sums of rounded decimals, in another order than the exchange's.
 _ROUNDING = 1e-9
+# Volumes are rounded, of the cheapest trades to few digits.
+_COARSE = 0.01
+# Caps are at 2 to 3 % (binance-facts 6), by exception somewhat above.
+_WILD_RATE = 0.25
 # So many times of rows a finding lists that is no error; its count tells of all.
 _LISTED = 10_000
 # So many bounds are compared with all times one by one.
@@ -87,19 +91,21 @@ def of_life(series: Series, times: Times, lives: Sequence[TimeRange]) -> Iterato
         yield from _At(series, times).where(~_inside(times, lives), "life", "warning", "lie outside of the contract's life")
 
 
-def of_intervals(series: Series, rows: pa.Table, finer: Series, fine: pa.Table) -> Iterator[Finding]:
-    """Whether bars equal the sums of the finer ones that are stored, where all of those are there."""
+def of_intervals(series: Series, rows: pa.Table, finer: Series, fine: pa.Table) -> tuple[list[Finding], pa.Table]:
+    """Whether bars equal the sums of finer ones, where all of those are there; and the bars that could not be compared."""
     times, parts = times_of(series.dataset, rows), times_of(finer.dataset, fine)
     interval, small = _interval(series), _interval(finer)
+    if not small.step or (interval.step or DAY) % small.step:  # its bars may lie in two of the others
+        return [], rows
     ends = _ends(interval, times)
     begin, stop = np.searchsorted(parts, times), np.searchsorted(parts, ends)
-    if interval.step and small.step:
+    if interval.step:
         expected = np.full(len(times), interval.step // small.step)
     else:
         expected = np.array([small.count(TimeRange(int(a), int(b))) for a, b in zip(times, ends, strict=True)])
     whole = (stop - begin == expected) & (expected > 0)
     if not whole.any():
-        return
+        return [], rows
     begin, stop = begin[whole], stop[whole]
 
     def over(function: np.ufunc, name: str) -> Numbers:
@@ -117,11 +123,15 @@ def of_intervals(series: Series, rows: pa.Table, finer: Series, fine: pa.Table) 
         if name in rows.column_names:
             total = over(np.add, name)
             wrong |= ~np.isclose(_numbers(rows, name)[whole], total, rtol=_ROUNDING, atol=_ROUNDING)
-    yield from _At(series, times[whole]).where(wrong, "sums", "warning", f"differ from their {finer.interval} bars")
+    found = _At(series, times[whole]).where(wrong, "sums", "warning", f"differ from their {finer.interval} bars")
+    return list(found), rows.filter(mask_of(~whole))
 
 
-def of_difference(series: Series, rows: pa.Table, others: pa.Table, whose: str) -> Iterator[Finding]:
-    """Where the `others`, which are those of a source, differ from the stored rows of that time, are not stored, or lack.
+def of_difference(
+    series: Series, rows: pa.Table, others: pa.Table, whose: str, *, worst: Severity = "warning"
+) -> Iterator[Finding]:
+    """Where the `others`, which are those of a source, differ from the stored rows of that time (which is as bad as `worst`),
+    are not stored, or lack.
 
     Of settlements that come without mark price and rate type, as the archive's, the rates of regular ones are compared.
     """
@@ -130,7 +140,7 @@ def of_difference(series: Series, rows: pa.Table, others: pa.Table, whose: str) 
     merged = normalize.merge(series, rows, others)
     if merged.changed:
         times = np.array(sorted(set(merged.changed)), dtype=np.int64)
-        yield from _At(series, times).where(np.ones(len(times), bool), "differs", "warning", f"differ from those of {whose}")
+        yield from _At(series, times).where(np.ones(len(times), bool), "differs", worst, f"differ from those of {whose}")
     here, there = times_of(series.dataset, rows), times_of(series.dataset, others)
     if not series.interval:
         here, there = here // MINUTE, there // MINUTE
@@ -200,16 +210,34 @@ def _of_trades(series: Series, rows: pa.Table, times: Times) -> Iterator[Finding
     yield from _At(series, times).where(~good, "volume", "error", "have a volume or count below 0, or no number")
     more = good & ((taker > volume * (1 + _ROUNDING)) | (taker_quote > quote * (1 + _ROUNDING)))
     yield from _At(series, times).where(more, "taker", "error", "have more volume of takers than of all")
+    yield from _At(series, times).where(
+        good & _mispriced(series, rows, volume, quote),
+        "quote",
+        "warning",
+        "have volumes whose mean price no trade can have had",
+    )
     mismatch = good & ((count == 0) != (volume == 0))
     yield from _At(series, times).where(mismatch, "trades", "warning", "have volume without trades, or trades without volume")
     yield from _At(series, times).where(good & (volume == 0), "no_trade", "info", "had no trade")
+
+
+def _mispriced(series: Series, rows: pa.Table, volume: Numbers, quote: Numbers) -> Mask:
+    """Whether quote per volume lies outside of low and high; of COIN-M nobody can say, whose contracts have a size."""
+    if series.market == "cm":
+        return np.zeros(len(rows), dtype=bool)
+    lows, highs = (_numbers(rows, name) for name in ("low", "high"))
+    return np.asarray((quote < volume * lows * (1 - _COARSE)) | (quote > volume * highs * (1 + _COARSE)))
 
 
 def _of_settlements(series: Series, rows: pa.Table, times: Times) -> Iterator[Finding]:
     rates = _numbers(rows, "funding_rate")
     yield from _At(series, times).where(~np.isfinite(rates), "rate", "error", "have a rate that is no number")
     marks = _numbers(rows, "mark_price")  # an absent one is NaN
-    yield from _At(series, times).where(marks <= 0, "price", "error", "have a mark price that is not above 0")
+    told = booleans(rows["mark_price"].is_valid())
+    good = np.isfinite(marks) & (marks > 0)
+    yield from _At(series, times).where(told & ~good, "price", "error", "have a mark price that is not above 0, or no number")
+    wild = np.abs(rates) > _WILD_RATE
+    yield from _At(series, times).where(wild, "rate", "warning", f"have a rate beyond {_WILD_RATE:.0%}, far above every cap")
     yield from _At(series, times).where(times % HOUR >= MINUTE, "funding_time", "warning", "were not settled at a full hour")
     hours = np.unique(times // MINUTE * MINUTE)
     steps = np.diff(hours)

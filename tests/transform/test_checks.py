@@ -90,13 +90,15 @@ AT = START + 5 * MINUTE
         ("taker", {"taker_buy_volume": 8.1}),
         ("taker", {"taker_buy_quote_volume": 20.1}),
         ("trades", {"count": 0}),
+        ("quote", {"quote_volume": 20_000.0}),
+        ("quote", {"quote_volume": 0.0, "taker_buy_quote_volume": 0.0}),
     ],
 )
 def test_a_wrong_bar_is_found(check, wrong):
     rows = minutes()
     rows[5] |= wrong
     at = wrong.get("open_time", AT)
-    severity = "warning" if check == "trades" else "error"
+    severity = "warning" if check in {"trades", "quote"} else "error"
     assert found(checks.of_rows(MINUTES, table(MINUTES, rows), YEAR)) == [(check, severity, 1, (at,))]
 
 
@@ -135,7 +137,9 @@ def test_order_duplicates_and_the_files_period():
         ("duplicate", "error", [settlement(START), settlement(START + 7)], (START + 7,)),
         ("duplicate", "error", [settlement(START, rate_type=None), settlement(START + 7)], (START + 7,)),
         ("rate", "error", [settlement(START, funding_rate=float("nan"))], (START,)),
+        ("rate", "warning", [settlement(START, funding_rate=-5.0)], (START,)),
         ("price", "error", [settlement(START, mark_price=0.0)], (START,)),
+        ("price", "error", [settlement(START, mark_price=float("inf"))], (START,)),
         ("funding_time", "warning", [settlement(START + MINUTE)], (START + MINUTE,)),
         (
             "funding_step",
@@ -205,7 +209,7 @@ def test_an_hour_that_is_not_the_sum_of_its_minutes(data, wrong):
     fine = [*parts[:70], *parts[71:]]  # the second hour lacks a minute, and is not compared
 
     def sums():
-        return found(checks.of_intervals(HOURS, table(HOURS, hours), MINUTES, table(MINUTES, fine)))
+        return found(checks.of_intervals(HOURS, table(HOURS, hours), MINUTES, table(MINUTES, fine))[0])
 
     assert sums() == []
     for index in (1, 2):
@@ -217,11 +221,11 @@ def test_a_month_is_the_sum_of_its_days():
     month, days = Series("um", "klines", "X", "1M"), Series("um", "klines", "X", "1d")
     parts = [bar(START + i * DAY, DAY, volume=float(i), taker_buy_volume=0.0) for i in range(31)]
     whole = hour_of(parts) | {"close_time": START + 31 * DAY - 1}
-    assert found(checks.of_intervals(month, table(month, [whole]), days, table(days, parts))) == []
-    assert found(checks.of_intervals(month, table(month, [whole | {"volume": 1.0}]), days, table(days, parts))) == [
+    assert found(checks.of_intervals(month, table(month, [whole]), days, table(days, parts))[0]) == []
+    assert found(checks.of_intervals(month, table(month, [whole | {"volume": 1.0}]), days, table(days, parts))[0]) == [
         ("sums", "warning", 1, (START,))
     ]
-    assert found(checks.of_intervals(month, table(month, [whole | {"volume": 1.0}]), days, table(days, parts[:-1]))) == []
+    assert found(checks.of_intervals(month, table(month, [whole | {"volume": 1.0}]), days, table(days, parts[:-1]))[0]) == []
 
 
 def test_what_a_source_has_otherwise_or_besides():
