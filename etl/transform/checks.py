@@ -16,7 +16,7 @@ import pyarrow as pa
 from .. import grid, registry
 from ..grid import Times
 from ..model import Finding, Series, Severity
-from ..ranges import HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract
+from ..ranges import HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract, union
 from ..schema import booleans, integers
 from ..schema import mask as mask_of
 from ..schema import times as times_of
@@ -82,8 +82,14 @@ def of_edges(
 
 
 def of_life(series: Series, times: Times, lives: Sequence[TimeRange]) -> Iterator[Finding]:
-    """Rows outside of the life spans of the contracts that had the ticker; nothing where none is known."""
+    """Rows outside of the life spans of the contracts that had the ticker; nothing where none is known.
+
+    A bar that holds a part of a life is none: the first week and month open before the contract was listed.
+    """
     if lives and len(times):
+        if series.interval:
+            interval = _interval(series)
+            lives = union(TimeRange(interval.floor(life.start), life.end) for life in lives if life)
         yield from _At(series, times).where(~_inside(times, lives), "life", "warning", "lie outside of the contract's life")
 
 

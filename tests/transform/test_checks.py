@@ -1,5 +1,6 @@
 """Each check finds what it is for, in rows that are right but for that, and nothing else."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -176,6 +177,34 @@ def test_rows_outside_of_every_life():
         ("life", "warning", 3, tuple(START + i * MINUTE for i in (3, 4, 5)))
     ]
     assert found(checks.of_life(MINUTES, times, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("interval", "opens", "outside"),
+    [
+        ("1w", ["2025-12-22", "2025-12-29", "2026-01-05", "2026-02-02", "2026-02-09"], ["2025-12-22", "2026-02-09"]),
+        ("1M", ["2025-11-01", "2025-12-01", "2026-01-01", "2026-02-01", "2026-03-01"], ["2025-11-01", "2026-03-01"]),
+    ],
+)
+def test_a_bar_that_holds_a_part_of_a_life_is_not_outside(interval, opens, outside):
+    """The life begins on a Wednesday and ends on another one, both in the middle of a week and of a month."""
+    lives = [TimeRange(0, DAY), TimeRange(parse_time("2025-12-31T12:00"), parse_time("2026-02-04T09:00"))]
+    series = Series("um", "klines", "X", interval)
+    times = np.array([parse_time(open) for open in opens])
+    expected = tuple(parse_time(open) for open in outside)
+    assert found(checks.of_life(series, times, lives)) == [("life", "warning", 2, expected)]
+
+
+def test_a_bar_that_only_touches_a_life_is_outside():
+    times = np.array([START - HOUR, START, START + HOUR, START + 2 * HOUR])
+    lives = [TimeRange(START, START + 2 * HOUR)]
+    assert found(checks.of_life(HOURS, times, lives)) == [("life", "warning", 2, (START - HOUR, START + 2 * HOUR))]
+
+
+def test_a_settlement_is_a_moment_of_a_life():
+    times = np.array([START - 1, START, START + 8 * HOUR])
+    lives = [TimeRange(START, START + 8 * HOUR)]
+    assert found(checks.of_life(RATES, times, lives)) == [("life", "warning", 2, (START - 1, START + 8 * HOUR))]
 
 
 def hour_of(parts):
