@@ -11,6 +11,9 @@ from pathlib import Path
 
 from ..errors import LakeError
 
+MANIFEST = "manifest.json"
+"""What lies in the root of a snapshot, and of no other lake."""
+
 _counter = itertools.count()
 
 
@@ -42,6 +45,11 @@ def listed(folder: Path) -> list[Path]:
             return sorted(folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def cure(lake: Path, otherwise: str) -> str:
+    """What to do about a file of the lake that is broken or gone: nobody writes to a snapshot, so its cure is another one."""
+    return "restore it from a backup, or drop the snapshot" if is_there(lake / MANIFEST) else otherwise
 
 
 def temporary(lake: Path) -> Path:

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import registry
 from ..errors import Cancelled, LakeError, UsageError
-from ..model import Partition, Series
-from ..ranges import ALWAYS, from_datetime, iso, parse_time
-from .files import listed, looking_at, publish_folder, remove_folder, temporary
-from .store import MANIFEST, Store, Stored
+from ..model import Series
+from ..ranges import from_datetime, iso, parse_time
+from .files import MANIFEST, cure, listed, looking_at, publish_folder, remove_folder, temporary
+from .store import Store, Stored
 from .views import write_catalog
 
 if TYPE_CHECKING:
@@ -354,20 +354,32 @@ def _writing(name: str) -> Iterator[None]:
 
 
 def diff(store: Store, before: str, after: str = LIVE) -> Difference:
-    """In what two states differ, by series and rows; `now` is the lake as it is. Only files with different digests are read.
+    """In what two states differ, by series and rows; `now` is the lake as it is. UsageError for an unknown name."""
+    one, two = (live(store) if name == LIVE else read(store.root, name) for name in (before, after))
+    return compare(one, two, store.layout)
 
-    What runs recorded of themselves is left out. UsageError for an unknown name, Damaged for a file that cannot be read.
+
+def compare(one: Snapshot, two: Snapshot, layout: str) -> Difference:
+    """In what two states of a lake differ. Only files with different digests are read.
+
+    What runs recorded of themselves is left out. Damaged for a file that cannot be read, LakeError for one that is gone; what a
+    writer replaces meanwhile is read as it is then.
     """
     import duckdb  # noqa: PLC0415 - 80 ms that only this function needs
 
-    one, two = (live(store) if name == LIVE else read(store.root, name) for name in (before, after))
-    lakes = Store(one.folder, store.layout), Store(two.folder, store.layout)
+    lakes = Store(one.folder, layout), Store(two.folder, layout)
     by_folder = {_place(lake.root, lake.folder(series)): series for lake in lakes for series in lake.series()}
     paths: defaultdict[Series, list[str]] = defaultdict(list)
     others = {}
     for path in sorted(one.files.keys() | two.files.keys()):
-        if path.startswith("runs/") or _equal(one, two, path):
+        if path.startswith("runs/"):
             continue
+        with _told((one, two), path):
+            if _equal(one, two, path):
+                continue
+            for state in (one, two):
+                if path in state.files:
+                    (state.folder / path).stat()
         if series := by_folder.get(path.rpartition("/")[0]):
             paths[series].append(path)
         else:
@@ -382,11 +394,26 @@ def _equal(one: Snapshot, two: Snapshot, path: str) -> bool:
         return False
     if LIVE in {one.name, two.name} and _one(one.folder / path, two.folder / path):
         return True
-    try:
-        digests = [state.files[path].sha256 or _sha256(state.folder / path) for state in (one, two)]
-    except OSError as error:
-        raise LakeError(f"{error.filename} cannot be read: {error.strerror}") from error
+    digests = [state.files[path].sha256 or _sha256(state.folder / path) for state in (one, two)]
     return digests[0] == digests[1]
+
+
+@contextmanager
+def _told(states: tuple[Snapshot, Snapshot], path: str) -> Iterator[None]:
+    """What cannot be read of the file is a LakeError; of a state that should have it and has not, with the cure."""
+    try:
+        yield
+    except (LakeError, OSError) as error:
+        for state in states:
+            file = state.folder / path
+            if path in state.files and not os.path.lexists(file):
+                if state.name == LIVE:
+                    raise LakeError(f"{file} is gone since the lake was looked at: run etl snapshot diff again") from error
+                more = f"etl snapshot verify {state.name} tells what else is not as it was"
+                raise LakeError(f"{file} is gone: {cure(state.folder, 'restore it')}; {more}") from error
+        if isinstance(error, OSError):
+            raise LakeError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise
 
 
 def _change(
@@ -402,25 +429,26 @@ def _change(
     for path in paths:
         name = Path(path).stem
         there = [path in state.files for state in states]
-        if all(there):
-            change.partitions_changed += (name,)
-            tables = [lake.rows(Partition(series, name, ALWAYS)) for lake in lakes]
-            added, removed, changed, first, example = _rows(connection, series, *tables)
-            change.rows_added += added
-            change.rows_removed += removed
-            change.rows_changed += changed
-            change.example = change.example or example
-            firsts.append(first)
-        elif there[1]:
-            file = _stored(lakes[1], series, path)
-            change.partitions_added += (name,)
-            change.rows_added += file.rows
-            firsts.append(file.first)
-        else:
-            file = _stored(lakes[0], series, path)
-            change.partitions_removed += (name,)
-            change.rows_removed += file.rows
-            firsts.append(file.first)
+        with _told(states, path):
+            if all(there):
+                change.partitions_changed += (name,)
+                tables = [lake.content(series, lake.root / path) for lake in lakes]
+                added, removed, changed, first, example = _rows(connection, series, *tables)
+                change.rows_added += added
+                change.rows_removed += removed
+                change.rows_changed += changed
+                change.example = change.example or example
+                firsts.append(first)
+            elif there[1]:
+                file = _stored(lakes[1], series, path)
+                change.partitions_added += (name,)
+                change.rows_added += file.rows
+                firsts.append(file.first)
+            else:
+                file = _stored(lakes[0], series, path)
+                change.partitions_removed += (name,)
+                change.rows_removed += file.rows
+                firsts.append(file.first)
     change.first = min((first for first in firsts if first is not None), default=None)
     return change
 

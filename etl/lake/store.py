@@ -27,10 +27,9 @@ from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
 from ..model import SOURCES, Coverage, Partition, Series
 from ..ranges import HOUR, TimeRange, from_datetime, months, years
 from ..schema import arrow_schema, empty
-from .files import is_there, listed, looking_at, quarantined, remove_left_over, replace_file, set_aside
+from .files import MANIFEST, cure, is_there, listed, looking_at, quarantined, remove_left_over, replace_file, set_aside
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 FOOTER_KEY = b"etl"
 ROW_GROUP = 131_072
 LONGEST_NAME = 200
@@ -168,7 +167,7 @@ class Store:
     def read(self, series: Series, path: Path) -> Stored:
         """What the file says of itself, from its footer; Damaged if it is none of this series."""
         dataset = registry.dataset(series.dataset)
-        with _reading(path):
+        with _reading(self.root, path):
             metadata = pq.read_metadata(path)
             about = json.loads((metadata.metadata or {})[FOOTER_KEY])
             version = about["format"]
@@ -220,11 +219,13 @@ class Store:
 
     def rows(self, partition: Partition) -> pa.Table:
         """The stored rows of a partition, empty where there is no file; Damaged where they cannot be read."""
-        schema = arrow_schema(partition.series.dataset)
         path = self.path(partition)
-        if not self.holds(partition):
-            return empty(partition.series.dataset)
-        with _reading(path):
+        return self.content(partition.series, path) if self.holds(partition) else empty(partition.series.dataset)
+
+    def content(self, series: Series, path: Path) -> pa.Table:
+        """The rows in a file of the series; LakeError also where there is none."""
+        schema = arrow_schema(series.dataset)
+        with _reading(self.root, path):
             return pq.ParquetFile(path, page_checksum_verification=True).read(columns=schema.names).cast(schema)
 
     # Writing
@@ -403,11 +404,12 @@ def _writing(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(lake: Path, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, RecursionError) as error:
         # The system's own errors have a number, Arrow's about the content have none.
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise LakeError(f"{path} cannot be read: {error}") from error
-        raise Damaged(f"{path} is not a readable file of this lake ({error}); etl repair fetches it again", path) from error
+        helps = cure(lake, "etl repair fetches it again")
+        raise Damaged(f"{path} is not a readable file of this lake ({error}); {helps}", path) from error

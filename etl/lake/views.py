@@ -14,7 +14,7 @@ from .. import registry
 from ..errors import LakeError, UsageError
 from ..model import Column, Dataset
 from ..ranges import DAY, MAX_TIME
-from .files import looking_at, replace_file
+from .files import cure, looking_at, replace_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -123,14 +123,15 @@ def write_catalog(lake: Path, home: Path | None = None) -> bool:
     return True
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, text: str) -> None:
-    """Run the text of `catalog_sql`; LakeError if the file that shows a view its columns cannot be read."""
+def create_views(connection: duckdb.DuckDBPyConnection, text: str, lake: Path) -> None:
+    """Run the text of `catalog_sql` of that lake; LakeError if the file that shows a view its columns cannot be read."""
     import duckdb  # noqa: PLC0415 - 80 ms that a run whose catalog stands need not pay
 
     try:
         connection.execute(text)
     except duckdb.Error as error:
-        raise LakeError(f"the views cannot be made: {error}; move the broken file away, a backfill fetches it anew") from error
+        helps = cure(lake, "move the broken file away, a backfill fetches it anew")
+        raise LakeError(f"the views cannot be made: {error}; {helps}") from error
 
 
 def signature(macro: str) -> str:
@@ -164,7 +165,7 @@ def _database(text: str, root: Path) -> bytes:
             connection.execute(f"ATTACH {quoted(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
             connection.execute("USE catalog")
             connection.execute(f"SET VARIABLE lake = {quoted(pattern(root))}")  # it is not kept in the file
-            create_views(connection, text)
+            create_views(connection, text, root)
             connection.execute("USE memory")
             connection.execute("DETACH catalog")
             return path.read_bytes()

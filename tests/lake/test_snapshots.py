@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from etl import pipeline, verify
 from etl.errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
 from etl.lake import snapshots
-from etl.lake.query import connect, load, universe
+from etl.lake.query import connect, load, run, universe
 from etl.lake.store import Store
+from etl.lake.symbols import Symbols
 from etl.lake.views import write_catalog
 from etl.model import Coverage, Partition, Series
 from etl.ranges import DAY, HOUR, MINUTE, TimeRange, parse_time, years
@@ -299,6 +300,45 @@ def test_its_own_catalog_reads_it_also_after_the_lake_was_moved(store, tmp_path)
     assert not (moved.root / "snapshots" / "a" / ".tmp").exists()
 
 
+KLINES = "klines/market=um/interval=1m/symbol=BTCUSDT/2024.parquet"
+KEPT = "restore it from a backup, or drop the snapshot$"
+
+
+def broken(store: Store, path: str, content: bytes = b"torn") -> Path:
+    """The file of snapshot `a`, broken there alone."""
+    file = store.root / "snapshots" / "a" / path
+    file.unlink()
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda lake: list(Store(lake, "year").files(BTC)),
+        lambda lake: Store(lake, "year").rows(Partition(BTC, "2024", TimeRange(START, START + 366 * DAY))),
+        lambda lake: load(lake, "klines", "BTCUSDT", "1m"),
+        lambda lake: run(lake, "FROM klines").close(),
+        connect,
+    ],
+)
+def test_the_cure_of_a_broken_file_is_one_that_a_snapshot_has(store, ask):
+    snapshots.create(store, "a")
+    file = broken(store, KLINES)
+    with pytest.raises(LakeError, match=KEPT) as error:
+        ask(file.parents[4])
+    assert "2024.parquet" in str(error.value)
+    assert "repair" not in str(error.value)
+    assert "fetches" not in str(error.value)
+
+
+def test_the_cure_of_broken_rules_is_one_that_a_snapshot_has(store):
+    snapshots.create(store, "a")
+    broken(store, "symbols/market=um/symbols.parquet")
+    with pytest.raises(LakeError, match=rf"symbols\.parquet .*{KEPT}"):
+        Symbols(store.root / "snapshots" / "a", "um").rows()
+
+
 # ---- list, verify, drop
 
 
@@ -451,6 +491,47 @@ def test_diff_reads_only_what_differs(store):
     path.write_bytes(b"torn")
     with pytest.raises(Damaged, match=r"snapshots/a/.*BTCUSDT/2024\.parquet"):
         snapshots.diff(store, "a", "b")
+
+
+def go_on(store: Store) -> None:
+    """Let a file of bars and one of rules become others."""
+    put(store, BTC, bars([START]))
+    shutil.rmtree(store.root / "symbols")
+    write_symbols(store.root, {"symbol": "NEWUSDT", "first_time": START})
+
+
+@pytest.mark.parametrize("path", [KLINES, "symbols/market=um/symbols.parquet"])
+@pytest.mark.parametrize("other", ["b", "now", "empty"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_file_of_a_snapshot_that_is_gone_makes_no_rows(store, path, other, turned):
+    snapshots.create(store, "a")
+    go_on(store)
+    snapshots.create(store, "b")
+    if other == "empty":
+        (store.root / path).unlink()
+        snapshots.create(store, "empty")
+    (store.root / "snapshots" / "a" / path).unlink()
+    with pytest.raises(LakeError, match=rf"snapshots/a/{path} is gone: {KEPT[:-1]}; etl snapshot verify a tells"):
+        snapshots.diff(store, *((other, "a") if turned else ("a", other)))
+
+
+@pytest.mark.parametrize("path", [KLINES, "symbols/market=um/symbols.parquet"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_file_of_the_lake_that_vanishes_meanwhile_is_told(store, path, turned):
+    snapshots.create(store, "a")
+    go_on(store)
+    states = snapshots.read(store.root, "a"), snapshots.live(store)
+    (store.root / path).unlink()
+    with pytest.raises(LakeError, match=rf"lake/{path} is gone since .*: run etl snapshot diff again"):
+        snapshots.compare(*(reversed(states) if turned else states), store.layout)
+
+
+def test_a_file_of_the_lake_that_is_replaced_meanwhile_is_read_as_it_is(store):
+    snapshots.create(store, "a")
+    states = snapshots.read(store.root, "a"), snapshots.live(store)
+    put(store, BTC, bars([START]))
+    (change,) = snapshots.compare(*states, store.layout).series
+    assert (change.series, change.rows_removed) == (BTC, 2)
 
 
 @given(
