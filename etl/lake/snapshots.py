@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from .. import registry
 from ..errors import Cancelled, LakeError, UsageError
@@ -151,16 +153,45 @@ def read(lake: Path, name: str) -> Snapshot:
     path = folder(lake, name) / MANIFEST
     try:
         about = json.loads(path.read_bytes())
-        if about["format"] > FORMAT:
-            raise LakeError(f"{path} says format {about['format']}, this version knows format {FORMAT}: use a newer version")
-        found = (File(entry["path"], entry["bytes"], entry["rows"], entry["sha256"]) for entry in about["files"])
-        files = {file.path: file for file in found}
-        as_of = None if about["as_of"] is None else parse_time(about["as_of"])
-    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        if (version := msgspec.convert(about, _Version).format) > FORMAT:
+            raise LakeError(f"{path} says format {version}, this version knows format {FORMAT}: use a newer version")
+        told = msgspec.convert(about, _Manifest)
+        files = {entry.path: File(entry.path, entry.bytes, entry.rows, entry.sha256) for entry in told.files}
+        as_of = None if told.as_of is None else parse_time(told.as_of)
+    except (OSError, ValueError, RecursionError, UsageError) as error:
         raise LakeError(
             f"{path} cannot be read ({error}): restore it, or drop the snapshot with etl snapshot drop {name}"
         ) from error
     return Snapshot(name, path.parent, as_of, files)
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Version(msgspec.Struct):
+    """The part of a manifest that says how the others are to be read."""
+
+    format: int
+
+
+class _Entry(msgspec.Struct):
+    """A file in a manifest."""
+
+    path: str
+    bytes: _Count
+    rows: _Count | None
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if "\0" in self.path or {"", ".", ".."} & {*self.path.split("/")}:
+            raise ValueError(f"{self.path!r} is no place below a snapshot")
+
+
+class _Manifest(msgspec.Struct):
+    """What is read of a manifest of format 1."""
+
+    as_of: str | None
+    files: list[_Entry]
 
 
 def listing(lake: Path) -> list[dict[str, Any]]:

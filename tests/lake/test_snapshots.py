@@ -1,5 +1,6 @@
 """Frozen states of a lake: what they hold, that they stay, that they are whole or not there, and in what they differ."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl import pipeline, verify
-from etl.errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
+from etl.errors import Cancelled, Damaged, EtlError, LakeError, LakeLocked, UsageError
 from etl.lake import snapshots
 from etl.lake.query import connect, load, run, universe
 from etl.lake.store import Store
@@ -357,7 +358,39 @@ def test_the_list_says_what_each_holds_and_alone(store):
     assert parse_time(rows[1]["created"]) == int(made) * 1000
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 1, "as_of": null, "files": [{}]}', b'{"format": 9}'])
+def manifest(as_of: object = None, path: object = "lake.json", **fields: object) -> bytes:
+    """A manifest of one file, which is right but for what is given."""
+    file = {"path": path, "bytes": 70, "rows": None, "sha256": "0" * 64} | fields
+    return json.dumps({"format": 1, "name": "a", "as_of": as_of, "files": [file]}).encode()
+
+
+UNREADABLE = [
+    *(
+        b"",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"format": 9}',
+        b'{"format": "1"}',
+        b'{"format": null}',
+        b'{"format": true}',
+    ),
+    *(b'{"format": 1, "as_of": null, "files": [{}]}', b'{"format": 1, "as_of": null, "files": {"path": 1}}'),
+    *(manifest(as_of=value) for value in (5, True, [], "", "yesterday", "9" * 5000)),
+    *(
+        manifest(path=value)
+        for value in (None, 5, "", "a\0b", "/etc/passwd", "..", "../../../etc", "a/../../b", "a//b", "./a", "a/")
+    ),
+    *(manifest(bytes=value) for value in (None, "x", -1, 1.5, True)),
+    *(manifest(rows=value) for value in ("x", -1, 1.5, True, [])),
+    *(manifest(sha256=value) for value in (None, 5, [])),
+]
+
+
+@pytest.mark.parametrize(
+    "content", [UNREADABLE[1], UNREADABLE[3], manifest(path=None), manifest(path="a\0b"), manifest(rows="x")]
+)
 def test_one_that_cannot_be_read_hides_no_other(store, content):
     snapshots.create(store, "a")
     snapshots.create(store, "b")
@@ -370,6 +403,68 @@ def test_one_that_cannot_be_read_hides_no_other(store, content):
     snapshots.create(store, "c")
     snapshots.drop(store, "a")
     assert snapshots.names(store.root) == ["b", "c"]
+
+
+@pytest.fixture(scope="module")
+def lake_of_one(tmp_path_factory):
+    """A lake whose one snapshot is `a`."""
+    store = Store.open(tmp_path_factory.mktemp("one") / "lake", network="mainnet", layout="year")
+    store.create("mainnet")
+    put(store, BTC, bars([START]))
+    snapshots.create(store, "a")
+    return store
+
+
+@pytest.mark.parametrize("content", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_manifest_that_cannot_be_read_is_told(lake_of_one, content):
+    lake = lake_of_one.root
+    (lake / "snapshots" / "a" / "manifest.json").write_bytes(content)
+    (row,) = snapshots.listing(lake)
+    assert {name: value for name, value in row.items() if value is not None} == {"name": "a", "error": row["error"]}
+    with pytest.raises(LakeError, match=r"a/manifest\.json .*(etl snapshot drop a|use a newer version)$"):
+        snapshots.read(lake, "a")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+PATHS = st.lists(
+    st.sampled_from(["", ".", "..", "a", "klines", "market=um", "symbol=A%2F", "2024.parquet", "\0", "\udcff", "x" * 300])
+)
+FILES = st.fixed_dictionaries(
+    {
+        "path": JSON | PATHS.map("/".join) | st.sampled_from([KLINES, f"{KLINES}/x", KLINES.replace("2024", "x")]),
+        "bytes": JSON | st.integers(),
+        "rows": JSON | st.integers(0),
+        "sha256": JSON | st.text("0123456789abcdef", min_size=64, max_size=64),
+    }
+)
+MANIFESTS = JSON | st.fixed_dictionaries(
+    {
+        "format": JSON | st.integers(0, 2),
+        "as_of": JSON | st.sampled_from(["2024-01-01T00:00:00Z", "0001-01-01", "9999-12-31T23:59:59Z"]),
+        "files": JSON | st.lists(FILES | JSON, max_size=3),
+    }
+)
+
+
+@given(about=MANIFESTS)
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_manifest_says_is_read_or_told(lake_of_one, about):
+    store = lake_of_one
+    (store.root / "snapshots" / "a" / "manifest.json").write_text(json.dumps(about))
+    (row,) = snapshots.listing(store.root)
+    assert row["name"] == "a"
+    for ask in (
+        lambda: snapshots.read(store.root, "a").as_dict(),
+        lambda: snapshots.verify(store.root, "a"),
+        lambda: snapshots.diff(store, "a"),
+        lambda: snapshots.diff(store, "now", "a"),
+    ):
+        with contextlib.suppress(EtlError):
+            json.dumps(ask(), default=str)
 
 
 def test_verify_finds_what_is_not_as_it_was(store):
