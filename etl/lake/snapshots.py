@@ -242,6 +242,7 @@ def verify(lake: Path, name: str) -> list[dict[str, str]]:
 
 def planned(store: Store, name: str) -> Snapshot:
     """What `create` would freeze, without digests; its errors, too."""
+    store.check_writable()
     _check_free(store.root, name)
     return replace(live(store), name=name)
 

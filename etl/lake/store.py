@@ -278,6 +278,11 @@ class Store:
             if other.casefold() == folder.name.casefold():
                 raise LakeError(f"{folder.name} is not stored: a case-blind file system would mix it with {other}")
 
+    def check_writable(self) -> None:
+        """UsageError for a snapshot, which nobody writes."""
+        if is_there(self.root / MANIFEST):
+            raise UsageError(f"{self.root} is a snapshot, which is never changed; name the lake that it was taken of")
+
     @contextlib.contextmanager
     def lock(self, wait: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> Iterator[None]:
         """Be the lake's only writer; LakeLocked if another one stays longer than `wait` seconds.
@@ -286,8 +291,7 @@ class Store:
         lock with the process, so a dead writer never blocks. Left-over temporary files of dead writers go. UsageError for a
         snapshot, which nobody writes.
         """
-        if is_there(self.root / MANIFEST):
-            raise UsageError(f"{self.root} is a snapshot, which is never changed; name the lake that it was taken of")
+        self.check_writable()
         with _writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("a+")

@@ -269,7 +269,11 @@ def test_a_snapshot_is_a_lake_that_nobody_writes(store):
     assert frozen.layout == "year"
     assert [file.rows for series in frozen.series() for file in frozen.files(series)] == [3, 2, 2]
     before = tree(frozen.root)
-    for write in (lambda: pipeline.rebuild(frozen), lambda: snapshots.create(frozen, "b")):
+    for write in (
+        lambda: pipeline.rebuild(frozen),
+        lambda: snapshots.create(frozen, "b"),
+        lambda: snapshots.planned(frozen, "b"),
+    ):
         with pytest.raises(UsageError, match="is a snapshot, which is never changed"):
             write()
     assert tree(frozen.root) == before
