@@ -53,7 +53,10 @@ def cure(lake: Path, otherwise: str) -> str:
 
 
 def temporary(lake: Path) -> Path:
-    """A new name in the lake's `.tmp` folder: on the same file system as the data, and never a `*.parquet` beside it."""
+    """A new name in the lake's `.tmp` folder: on the same file system as the data, and never a `*.parquet` beside it.
+
+    The folder of its snapshots, which may lie on another file system, has one of its own.
+    """
     folder = lake / ".tmp"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{os.getpid()}-{next(_counter)}"
@@ -90,17 +93,17 @@ def publish_folder(beside: Path, target: Path) -> None:
     publish(beside, target)
 
 
-def remove_folder(lake: Path, folder: Path) -> None:
-    """Take a folder away, at once and as a whole: it is moved into `.tmp` before anything in it is deleted."""
-    beside = temporary(lake)
+def remove_folder(folder: Path) -> None:
+    """Take a folder away, at once and as a whole: it is moved into the `.tmp` beside it before anything in it is deleted."""
+    beside = temporary(folder.parent)
     folder.rename(beside)
     _sync_folder(folder.parent)
     shutil.rmtree(beside)
 
 
 def remove_left_over(lake: Path) -> None:
-    """Empty the `.tmp` folder; who does so holds the lock."""
-    for left_over in (lake / ".tmp").glob("*"):
+    """Empty the `.tmp` folders of the lake and of its snapshots; who does so holds the lock."""
+    for left_over in (*(lake / ".tmp").glob("*"), *(lake / "snapshots" / ".tmp").glob("*")):
         if left_over.is_dir() and not left_over.is_symlink():
             shutil.rmtree(left_over)
         else:

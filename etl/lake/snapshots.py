@@ -265,7 +265,8 @@ def create(
     with store.lock(wait, sleep), _writing(name):
         _check_free(store.root, name)
         state = live(store)
-        beside, target = temporary(store.root), store.root / "snapshots" / name
+        target = store.root / "snapshots" / name
+        beside = temporary(target.parent)  # else it could not be renamed where snapshots lie on another file system
         beside.mkdir()
         try:
             made = replace(state, name=name, folder=target, files=_fill(beside, state, _readable(store.root), sleep, link))
@@ -282,7 +283,7 @@ def drop(store: Store, name: str, *, wait: float = 0.0, sleep: Callable[[float],
     """Take the snapshot away; the lake and other snapshots keep what they share with it."""
     folder(store.root, name)
     with store.lock(wait, sleep), _writing(name):
-        remove_folder(store.root, folder(store.root, name))
+        remove_folder(folder(store.root, name))
 
 
 def rebuild(store: Store) -> None:

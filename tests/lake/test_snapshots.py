@@ -4,10 +4,12 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,6 +81,11 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
+def left_over(store: Store) -> list[Path]:
+    """What lies where files and snapshots are made."""
+    return [path for lake in (store.root, store.root / "snapshots") for path in (lake / ".tmp").rglob("*")]
+
+
 HELD = {
     "funding/market=um/symbol=BTCUSDT/2024.parquet": 2,
     "klines/market=um/interval=1m/symbol=BTCUSDT/2024.parquet": 3,
@@ -111,7 +118,7 @@ def test_a_snapshot_is_the_lake_in_links_with_a_manifest(store):
         path: {"path": path, "bytes": (folder / path).stat().st_size, "rows": rows, "sha256": digests[path]}
         for path, rows in HELD.items()
     }
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
 
 
 def test_what_is_stored_later_does_not_reach_it(store):
@@ -203,7 +210,7 @@ def test_an_end_half_way_leaves_nothing(store):
     with pytest.raises(Cancelled, match="nothing was done"):
         snapshots.create(store, "a", sleep=third)
     assert snapshots.names(store.root) == []
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
 
 
 def test_a_full_disk_leaves_nothing(store):
@@ -214,7 +221,7 @@ def test_a_full_disk_leaves_nothing(store):
     with pytest.raises(LakeError, match="the snapshot a cannot be written"):
         snapshots.create(store, "a", link=full)
     assert snapshots.names(store.root) == []
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
 
 
 KILLED = """
@@ -229,22 +236,57 @@ def link(source, target):
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
     os.link(source, target)
-snapshots.create(Store.open(Path(sys.argv[1]), network="mainnet", layout="year"), "a", link=link)
+snapshots.create(Store.open(Path(sys.argv[1]), network="mainnet", layout="year"), sys.argv[3], link=link)
 """
 
 
 @pytest.mark.parametrize("links", [0, 4])
 def test_a_killed_create_leaves_nothing_that_is_seen(store, links):
     before = tree(store.root)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(store.root), str(links)], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(store.root), str(links), "a"], check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    assert len(list((store.root / ".tmp").rglob("*"))) > links  # it was under way
+    assert len(left_over(store)) > links  # it was under way
     assert snapshots.names(store.root) == []
     snapshots.create(store, "a")
     assert snapshots.verify(store.root, "a") == []
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
     after = tree(store.root)
     assert {path: after[path] for path in HELD} == {path: before[path] for path in HELD}
+
+
+def test_it_is_made_on_the_file_system_where_it_is_to_lie(store):
+    made = []
+
+    def link(source: Path, target: Path) -> None:
+        made.append(target.relative_to(store.root).parts[:2])
+        os.link(source, target)
+
+    snapshots.create(store, "a", link=link)
+    assert set(made) == {("snapshots", ".tmp")}
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder on another file system, which Linux has in memory."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system to write to")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+def test_snapshots_may_lie_on_another_file_system(store, elsewhere):
+    (store.root / "snapshots").symlink_to(elsewhere)
+    snapshots.create(store, "a")
+    assert snapshots.verify(store.root, "a") == []
+    with connect(elsewhere / "a") as connection:
+        assert connection.execute("SELECT count(*) FROM klines").fetchone() == (5,)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(store.root), "4", "b"], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(left_over(store)) > 4
+    assert snapshots.names(store.root) == ["a"]
+    snapshots.drop(store, "a")
+    assert snapshots.names(store.root) == left_over(store) == []
 
 
 # ---- beside the lake
@@ -493,7 +535,7 @@ def test_drop_takes_the_one_and_leaves_what_it_shares(store):
     lake = tree(store.root)
     snapshots.drop(store, "a")
     assert tree(store.root) == {path: digest for path, digest in lake.items() if not path.startswith("snapshots/a/")}
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
     for unknown in ("a", "..", "", "now"):
         with pytest.raises(UsageError, match=rf"no snapshot '{unknown}'; it has b$"):
             snapshots.drop(store, unknown)
