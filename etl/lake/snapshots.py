@@ -26,9 +26,9 @@ from .. import registry
 from ..errors import Cancelled, LakeError, UsageError
 from ..model import Series
 from ..ranges import from_datetime, iso, parse_time
-from .files import MANIFEST, cure, listed, looking_at, publish_folder, remove_folder, temporary
+from .files import MANIFEST, cure, listed, looking_at, publish_folder, remove_folder, remove_left_over, temporary
 from .store import Store, Stored
-from .views import write_catalog
+from .views import CATALOG, unusable_catalog, write_catalog
 
 if TYPE_CHECKING:
     import duckdb
@@ -218,7 +218,10 @@ LISTED = ("name", "created", "as_of", "files", "rows", "bytes", "own_bytes")
 
 
 def verify(lake: Path, name: str) -> list[dict[str, str]]:
-    """What of the snapshot is not as it was made: `path` and `message` of each file that is gone, changed or foreign."""
+    """What of the snapshot is not as it was made: `path` and `message` of each file that is gone, changed or foreign.
+
+    Its catalog is written anew where the lake was moved, by each version in other words: it only has to be there and usable.
+    """
     snapshot = read(lake, name)
     found = []
     for path, file in snapshot.files.items():
@@ -231,9 +234,13 @@ def verify(lake: Path, name: str) -> list[dict[str, str]]:
         else:
             if digest != file.sha256:
                 found.append({"path": path, "message": f"has changed: its SHA-256 was {file.sha256} and is {digest}"})
-    for kind in ("*.parquet", "*.jsonl"):
-        there = (_place(snapshot.folder, path) for path in sorted(snapshot.folder.rglob(kind)))
-        found += [{"path": path, "message": "does not belong to it"} for path in there if path not in snapshot.files]
+    with looking_at(snapshot.folder):
+        there = sorted(path for path in snapshot.folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    known = {*snapshot.files, MANIFEST, *CATALOG}
+    foreign = (place for path in there if (place := _place(snapshot.folder, path)) not in known)
+    found += [{"path": path, "message": "does not belong to it"} for path in foreign]
+    unusable = unusable_catalog(snapshot.folder)
+    found += [{"path": path, "message": f"{why}: etl status --rebuild makes it anew"} for path, why in unusable.items()]
     return found
 
 
@@ -314,6 +321,7 @@ def _fill(
 
 def _write_catalog(place: Path, home: Path) -> None:
     write_catalog(place, home)
+    remove_left_over(place)  # of a rebuild that was killed
     (place / ".tmp").rmdir()
 
 

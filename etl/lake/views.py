@@ -19,6 +19,8 @@ from .files import cure, looking_at, replace_file
 if TYPE_CHECKING:
     import duckdb
 
+CATALOG = ("catalog.duckdb", "catalog.sql")
+
 _SQL_TYPES = {"time": "TIMESTAMP", "float": "DOUBLE", "int": "BIGINT", "text": "VARCHAR"}
 
 
@@ -123,6 +125,22 @@ def write_catalog(lake: Path, home: Path | None = None) -> bool:
     return True
 
 
+def unusable_catalog(lake: Path) -> dict[str, str]:
+    """The files of the catalog that are gone, cannot be read, or make no view, and why, whichever version wrote them."""
+    found = {}
+    for name in CATALOG:
+        try:
+            content = (lake / name).read_bytes()
+        except FileNotFoundError:
+            found[name] = "is gone"
+        except OSError as error:
+            found[name] = f"cannot be read ({error.strerror})"
+        else:
+            if not (content.strip() if name == "catalog.sql" else _has_views(content)):
+                found[name] = "makes no view"
+    return found
+
+
 def create_views(connection: duckdb.DuckDBPyConnection, text: str, lake: Path) -> None:
     """Run the text of `catalog_sql` of that lake; LakeError if the file that shows a view its columns cannot be read."""
     import duckdb  # noqa: PLC0415 - 80 ms that a run whose catalog stands need not pay
@@ -173,6 +191,22 @@ def _database(text: str, root: Path) -> bytes:
         raise LakeError(
             f"the catalog of {root} cannot be made in the folder for temporary files: {error}; TMPDIR names another"
         ) from error
+
+
+def _has_views(database: bytes) -> bool:
+    """Whether it is a DuckDB file with views; asked of a copy, because a client may hold the lock of the file itself."""
+    import duckdb  # noqa: PLC0415 - as above
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "catalog.duckdb")
+            path.write_bytes(database)
+            with duckdb.connect(str(path), read_only=True) as connection:
+                return bool(connection.execute("FROM duckdb_views() WHERE NOT internal LIMIT 1").fetchall())
+    except duckdb.Error:
+        return False
+    except OSError as error:
+        raise LakeError(f"the folder for temporary files cannot be used: {error}; TMPDIR names another") from error
 
 
 def _check_path(root: Path) -> None:

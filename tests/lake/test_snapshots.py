@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -527,6 +528,84 @@ def test_verify_finds_what_is_not_as_it_was(store):
         gone: "is gone",
         foreign: "does not belong to it",
     }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "evil.csv",
+        "evil.parquet",
+        "klines/market=um/evil.txt",
+        ".hidden",
+        ".tmp/1-0",
+        "manifest.json~",
+        "snapshots/b/manifest.json",
+    ],
+)
+def test_verify_finds_what_was_put_there(store, path):
+    snapshots.create(store, "a")
+    foreign = store.root / "snapshots" / "a" / path
+    foreign.parent.mkdir(parents=True, exist_ok=True)
+    foreign.write_bytes(b"x")
+    assert snapshots.verify(store.root, "a") == [{"path": path, "message": "does not belong to it"}]
+
+
+def test_verify_finds_links_that_were_put_there(store, tmp_path):
+    snapshots.create(store, "a")
+    for name, target in (("folder", tmp_path), ("file", store.root / "lake.json"), ("nowhere", tmp_path / "x")):
+        (store.root / "snapshots" / "a" / name).symlink_to(target)
+    assert [found["path"] for found in snapshots.verify(store.root, "a")] == ["file", "folder", "nowhere"]
+
+
+@pytest.mark.parametrize("name", ["catalog.duckdb", "catalog.sql"])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_verify_finds_a_catalog_that_is_gone_or_empty(store, name, spoil):
+    snapshots.create(store, "a")
+    spoil(store.root / "snapshots" / "a" / name)
+    (found,) = snapshots.verify(store.root, "a")
+    assert (found["path"], found["message"].partition(": ")[2]) == (name, "etl status --rebuild makes it anew")
+
+
+@pytest.mark.parametrize("change", ["half", "other", "no views"])
+def test_verify_finds_a_catalog_that_cannot_be_used(store, tmp_path, change):
+    snapshots.create(store, "a")
+    catalog = store.root / "snapshots" / "a" / "catalog.duckdb"
+    if change == "no views":
+        duckdb.connect(str(tmp_path / "other.duckdb")).close()
+        shutil.copyfile(tmp_path / "other.duckdb", catalog)
+    else:
+        content = catalog.read_bytes()
+        catalog.write_bytes(content[: len(content) // 2] if change == "half" else b"no catalog")
+    (found,) = snapshots.verify(store.root, "a")
+    assert (found["path"], found["message"].partition(": ")[2]) == ("catalog.duckdb", "etl status --rebuild makes it anew")
+    pipeline.rebuild(store)
+    assert snapshots.verify(store.root, "a") == []
+
+
+def test_verify_minds_no_client_that_has_the_catalog_open(store):
+    snapshots.create(store, "a")
+    catalog = store.root / "snapshots" / "a" / "catalog.duckdb"
+    with subprocess.Popen(
+        [sys.executable, "-c", OPENED, str(catalog)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as client:
+        assert client.stdout.readline() == b"opened\n"
+        assert snapshots.verify(store.root, "a") == []
+
+
+OPENED = """
+import sys, duckdb
+with duckdb.connect(sys.argv[1]):
+    print("opened", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_rebuild_clears_what_a_killed_one_left(store):
+    snapshots.create(store, "a")
+    (store.root / "snapshots" / "a" / ".tmp").mkdir()
+    (store.root / "snapshots" / "a" / ".tmp" / "1-0").write_bytes(b"torn")
+    pipeline.rebuild(store)
+    assert snapshots.verify(store.root, "a") == []
 
 
 def test_drop_takes_the_one_and_leaves_what_it_shares(store):
