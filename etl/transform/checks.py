@@ -94,7 +94,9 @@ def of_life(series: Series, times: Times, lives: Sequence[TimeRange]) -> Iterato
 
 
 def of_intervals(series: Series, rows: pa.Table, finer: Series, fine: pa.Table) -> Iterator[Finding]:
-    """Whether bars equal the sums of the finer ones that are stored, where all of those are there."""
+    """Whether bars equal the sums of the finer ones that are stored, where all of those are there and make them up."""
+    if not registry.fills(finer.interval or "", series.interval or ""):
+        return  # no weeks make up a month
     times, parts = times_of(series.dataset, rows), times_of(finer.dataset, fine)
     interval, small = _interval(series), _interval(finer)
     ends = _ends(interval, times)

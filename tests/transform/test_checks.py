@@ -253,6 +253,17 @@ def test_a_month_is_the_sum_of_its_days():
     assert found(checks.of_intervals(month, table(month, [whole | {"volume": 1.0}]), days, table(days, parts[:-1]))) == []
 
 
+def test_bars_are_not_compared_with_those_that_do_not_make_them_up():
+    """No weeks make up a month, and no eight hours twelve, though the second half of a day holds the open of one."""
+    month, week, twelve, eight = (Series("um", "klines", "X", interval) for interval in ("1M", "1w", "12h", "8h"))
+    weeks = [bar(parse_time("2024-03-04") + i * 7 * DAY, 7 * DAY) for i in range(4)]
+    whole = bar(START, 31 * DAY, volume=99.0)
+    assert found(checks.of_intervals(month, table(month, [whole]), week, table(week, weeks))) == []
+    thirds = [bar(START + i * 8 * HOUR, 8 * HOUR) for i in range(3)]
+    halves = [bar(START + i * 12 * HOUR, 12 * HOUR, volume=12.0) for i in range(2)]
+    assert found(checks.of_intervals(twelve, table(twelve, halves), eight, table(eight, thirds))) == []
+
+
 def test_what_a_source_has_otherwise_or_besides():
     rows = minutes()
     others = [rows[3] | {"close": 3.5}, rows[4], bar(START + 20 * MINUTE)]
