@@ -11,6 +11,9 @@ from pathlib import Path
 
 from ..errors import LakeError
 
+MANIFEST = "manifest.json"
+"""What lies in the root of a snapshot, and of no other lake."""
+
 _counter = itertools.count()
 
 
@@ -44,8 +47,16 @@ def listed(folder: Path) -> list[Path]:
             return []
 
 
+def cure(lake: Path, otherwise: str) -> str:
+    """What to do about a file of the lake that is broken or gone: nobody writes to a snapshot, so its cure is another one."""
+    return "restore it from a backup, or drop the snapshot" if is_there(lake / MANIFEST) else otherwise
+
+
 def temporary(lake: Path) -> Path:
-    """A new name in the lake's `.tmp` folder: on the same file system as the data, and never a `*.parquet` beside it."""
+    """A new name in the lake's `.tmp` folder: on the same file system as the data, and never a `*.parquet` beside it.
+
+    The folder of its snapshots, which may lie on another file system, has one of its own.
+    """
     folder = lake / ".tmp"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{os.getpid()}-{next(_counter)}"
@@ -91,17 +102,17 @@ def publish_folder(beside: Path, target: Path) -> None:
     publish(beside, target)
 
 
-def remove_folder(lake: Path, folder: Path) -> None:
-    """Take a folder away, at once and as a whole: it is moved into `.tmp` before anything in it is deleted."""
-    beside = temporary(lake)
+def remove_folder(folder: Path) -> None:
+    """Take a folder away, at once and as a whole: it is moved into the `.tmp` beside it before anything in it is deleted."""
+    beside = temporary(folder.parent)
     folder.rename(beside)
     _sync_folder(folder.parent)
     shutil.rmtree(beside)
 
 
 def remove_left_over(lake: Path) -> None:
-    """Empty the `.tmp` folder; who does so holds the lock."""
-    for left_over in (lake / ".tmp").glob("*"):
+    """Empty the `.tmp` folders of the lake and of its snapshots; who does so holds the lock."""
+    for left_over in (*(lake / ".tmp").glob("*"), *(lake / "snapshots" / ".tmp").glob("*")):
         if left_over.is_dir() and not left_over.is_symlink():
             shutil.rmtree(left_over)
         else:

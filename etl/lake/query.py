@@ -29,7 +29,8 @@ from ..ranges import from_datetime, parse_time, to_datetime
 from ..text import meant, padded, width
 from . import hints
 from .beside import again, held
-from .store import MANIFEST, Store
+from .files import MANIFEST, cure
+from .store import Store
 from .views import MACROS, VIEWS, catalog_sql, create_views, pattern, quoted
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def connect(lake: Path) -> duckdb.DuckDBPyConnection:
             connection.execute("SET threads = 1")
         # By default a query that outgrows the memory spills into the working directory.
         connection.execute(f"SET temp_directory = {quoted(str(Path(tempfile.gettempdir(), f'etl-{secrets.token_hex(8)}')))}")
-        create_views(connection, catalog_sql(lake))
+        create_views(connection, catalog_sql(lake), lake)
     except BaseException:
         connection.close()
         raise
@@ -293,7 +294,7 @@ class Room:
         """A view over no files has no rows for good; the first file of a dataset asks for another one."""
         views = catalog_sql(self._lake)
         if views != self._views:
-            create_views(self._connection, views)
+            create_views(self._connection, views, self._lake)
             self._views = views
 
 
@@ -597,7 +598,7 @@ def _error(lake: Path, text: str, tables: Container[str]) -> EtlError:
     # By the text, because Arrow's stream hands over nothing else of an error that comes up half-way.
     kind = text.partition(" Error:")[0]
     if kind == "IO" or (kind == "Invalid Input" and re.search(rf"{re.escape(str(lake.resolve()))}/.*\.parquet", text)):
-        return LakeError(f"{text}; move a broken file away, the next backfill fetches it anew")
+        return LakeError(f"{text}; {cure(lake, 'move a broken file away, the next backfill fetches it anew')}")
     if kind in ("Out of Memory", "INTERNAL", "FATAL"):
         return EtlError(text)
     if kind == "Permission":

@@ -18,15 +18,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from .. import registry
 from ..errors import Cancelled, LakeError, UsageError
-from ..model import Partition, Series
-from ..ranges import ALWAYS, from_datetime, iso, parse_time
-from .files import listed, looking_at, publish_folder, remove_folder, temporary
-from .store import MANIFEST, Store, Stored
-from .views import write_catalog
+from ..model import Series
+from ..ranges import from_datetime, iso, parse_time
+from .files import MANIFEST, cure, listed, looking_at, publish_folder, remove_folder, remove_left_over, temporary
+from .store import Store, Stored
+from .views import CATALOG, unusable_catalog, write_catalog
 
 if TYPE_CHECKING:
     import duckdb
@@ -151,16 +153,45 @@ def read(lake: Path, name: str) -> Snapshot:
     path = folder(lake, name) / MANIFEST
     try:
         about = json.loads(path.read_bytes())
-        if about["format"] > FORMAT:
-            raise LakeError(f"{path} says format {about['format']}, this version knows format {FORMAT}: use a newer version")
-        found = (File(entry["path"], entry["bytes"], entry["rows"], entry["sha256"]) for entry in about["files"])
-        files = {file.path: file for file in found}
-        as_of = None if about["as_of"] is None else parse_time(about["as_of"])
-    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        if (version := msgspec.convert(about, _Version).format) > FORMAT:
+            raise LakeError(f"{path} says format {version}, this version knows format {FORMAT}: use a newer version")
+        told = msgspec.convert(about, _Manifest)
+        files = {entry.path: File(entry.path, entry.bytes, entry.rows, entry.sha256) for entry in told.files}
+        as_of = None if told.as_of is None else parse_time(told.as_of)
+    except (OSError, ValueError, RecursionError, UsageError) as error:
         raise LakeError(
             f"{path} cannot be read ({error}): restore it, or drop the snapshot with etl snapshot drop {name}"
         ) from error
     return Snapshot(name, path.parent, as_of, files)
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Version(msgspec.Struct):
+    """The part of a manifest that says how the others are to be read."""
+
+    format: int
+
+
+class _Entry(msgspec.Struct):
+    """A file in a manifest."""
+
+    path: str
+    bytes: _Count
+    rows: _Count | None
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if "\0" in self.path or {"", ".", ".."} & {*self.path.split("/")}:
+            raise ValueError(f"{self.path!r} is no place below a snapshot")
+
+
+class _Manifest(msgspec.Struct):
+    """What is read of a manifest of format 1."""
+
+    as_of: str | None
+    files: list[_Entry]
 
 
 def listing(lake: Path) -> list[dict[str, Any]]:
@@ -187,7 +218,10 @@ LISTED = ("name", "created", "as_of", "files", "rows", "bytes", "own_bytes")
 
 
 def verify(lake: Path, name: str) -> list[dict[str, str]]:
-    """What of the snapshot is not as it was made: `path` and `message` of each file that is gone, changed or foreign."""
+    """What of the snapshot is not as it was made: `path` and `message` of each file that is gone, changed or foreign.
+
+    Its catalog is written anew where the lake was moved, by each version in other words: it only has to be there and usable.
+    """
     snapshot = read(lake, name)
     found = []
     for path, file in snapshot.files.items():
@@ -200,9 +234,13 @@ def verify(lake: Path, name: str) -> list[dict[str, str]]:
         else:
             if digest != file.sha256:
                 found.append({"path": path, "message": f"has changed: its SHA-256 was {file.sha256} and is {digest}"})
-    for kind in ("*.parquet", "*.jsonl"):
-        there = (_place(snapshot.folder, path) for path in sorted(snapshot.folder.rglob(kind)))
-        found += [{"path": path, "message": "does not belong to it"} for path in there if path not in snapshot.files]
+    with looking_at(snapshot.folder):
+        there = sorted(path for path in snapshot.folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    known = {*snapshot.files, MANIFEST, *CATALOG}
+    foreign = (place for path in there if (place := _place(snapshot.folder, path)) not in known)
+    found += [{"path": path, "message": "does not belong to it"} for path in foreign]
+    unusable = unusable_catalog(snapshot.folder)
+    found += [{"path": path, "message": f"{why}: etl status --rebuild makes it anew"} for path, why in unusable.items()]
     return found
 
 
@@ -211,6 +249,7 @@ def verify(lake: Path, name: str) -> list[dict[str, str]]:
 
 def planned(store: Store, name: str) -> Snapshot:
     """What `create` would freeze, without digests; its errors, too."""
+    store.check_writable()
     _check_free(store.root, name)
     return replace(live(store), name=name)
 
@@ -233,7 +272,8 @@ def create(
     with store.lock(wait, sleep), _writing(name):
         _check_free(store.root, name)
         state = live(store)
-        beside, target = temporary(store.root), store.root / "snapshots" / name
+        target = store.root / "snapshots" / name
+        beside = temporary(target.parent)  # else it could not be renamed where snapshots lie on another file system
         beside.mkdir()
         try:
             made = replace(state, name=name, folder=target, files=_fill(beside, state, _readable(store.root), sleep, link))
@@ -250,7 +290,7 @@ def drop(store: Store, name: str, *, wait: float = 0.0, sleep: Callable[[float],
     """Take the snapshot away; the lake and other snapshots keep what they share with it."""
     folder(store.root, name)
     with store.lock(wait, sleep), _writing(name):
-        remove_folder(store.root, folder(store.root, name))
+        remove_folder(folder(store.root, name))
 
 
 def rebuild(store: Store) -> None:
@@ -281,6 +321,7 @@ def _fill(
 
 def _write_catalog(place: Path, home: Path) -> None:
     write_catalog(place, home)
+    remove_left_over(place)  # of a rebuild that was killed
     (place / ".tmp").rmdir()
 
 
@@ -354,20 +395,32 @@ def _writing(name: str) -> Iterator[None]:
 
 
 def diff(store: Store, before: str, after: str = LIVE) -> Difference:
-    """In what two states differ, by series and rows; `now` is the lake as it is. Only files with different digests are read.
+    """In what two states differ, by series and rows; `now` is the lake as it is. UsageError for an unknown name."""
+    one, two = (live(store) if name == LIVE else read(store.root, name) for name in (before, after))
+    return compare(one, two, store.layout)
 
-    What runs recorded of themselves is left out. UsageError for an unknown name, Damaged for a file that cannot be read.
+
+def compare(one: Snapshot, two: Snapshot, layout: str) -> Difference:
+    """In what two states of a lake differ. Only files with different digests are read.
+
+    What runs recorded of themselves is left out. Damaged for a file that cannot be read, LakeError for one that is gone; what a
+    writer replaces meanwhile is read as it is then.
     """
     import duckdb  # noqa: PLC0415 - 80 ms that only this function needs
 
-    one, two = (live(store) if name == LIVE else read(store.root, name) for name in (before, after))
-    lakes = Store(one.folder, store.layout), Store(two.folder, store.layout)
+    lakes = Store(one.folder, layout), Store(two.folder, layout)
     by_folder = {_place(lake.root, lake.folder(series)): series for lake in lakes for series in lake.series()}
     paths: defaultdict[Series, list[str]] = defaultdict(list)
     others = {}
     for path in sorted(one.files.keys() | two.files.keys()):
-        if path.startswith("runs/") or _equal(one, two, path):
+        if path.startswith("runs/"):
             continue
+        with _told((one, two), path):
+            if _equal(one, two, path):
+                continue
+            for state in (one, two):
+                if path in state.files:
+                    (state.folder / path).stat()
         if series := by_folder.get(path.rpartition("/")[0]):
             paths[series].append(path)
         else:
@@ -382,11 +435,26 @@ def _equal(one: Snapshot, two: Snapshot, path: str) -> bool:
         return False
     if LIVE in {one.name, two.name} and _one(one.folder / path, two.folder / path):
         return True
-    try:
-        digests = [state.files[path].sha256 or _sha256(state.folder / path) for state in (one, two)]
-    except OSError as error:
-        raise LakeError(f"{error.filename} cannot be read: {error.strerror}") from error
+    digests = [state.files[path].sha256 or _sha256(state.folder / path) for state in (one, two)]
     return digests[0] == digests[1]
+
+
+@contextmanager
+def _told(states: tuple[Snapshot, Snapshot], path: str) -> Iterator[None]:
+    """What cannot be read of the file is a LakeError; of a state that should have it and has not, with the cure."""
+    try:
+        yield
+    except (LakeError, OSError) as error:
+        for state in states:
+            file = state.folder / path
+            if path in state.files and not os.path.lexists(file):
+                if state.name == LIVE:
+                    raise LakeError(f"{file} is gone since the lake was looked at: run etl snapshot diff again") from error
+                more = f"etl snapshot verify {state.name} tells what else is not as it was"
+                raise LakeError(f"{file} is gone: {cure(state.folder, 'restore it')}; {more}") from error
+        if isinstance(error, OSError):
+            raise LakeError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise
 
 
 def _change(
@@ -402,25 +470,26 @@ def _change(
     for path in paths:
         name = Path(path).stem
         there = [path in state.files for state in states]
-        if all(there):
-            change.partitions_changed += (name,)
-            tables = [lake.rows(Partition(series, name, ALWAYS)) for lake in lakes]
-            added, removed, changed, first, example = _rows(connection, series, *tables)
-            change.rows_added += added
-            change.rows_removed += removed
-            change.rows_changed += changed
-            change.example = change.example or example
-            firsts.append(first)
-        elif there[1]:
-            file = _stored(lakes[1], series, path)
-            change.partitions_added += (name,)
-            change.rows_added += file.rows
-            firsts.append(file.first)
-        else:
-            file = _stored(lakes[0], series, path)
-            change.partitions_removed += (name,)
-            change.rows_removed += file.rows
-            firsts.append(file.first)
+        with _told(states, path):
+            if all(there):
+                change.partitions_changed += (name,)
+                tables = [lake.content(series, lake.root / path) for lake in lakes]
+                added, removed, changed, first, example = _rows(connection, series, *tables)
+                change.rows_added += added
+                change.rows_removed += removed
+                change.rows_changed += changed
+                change.example = change.example or example
+                firsts.append(first)
+            elif there[1]:
+                file = _stored(lakes[1], series, path)
+                change.partitions_added += (name,)
+                change.rows_added += file.rows
+                firsts.append(file.first)
+            else:
+                file = _stored(lakes[0], series, path)
+                change.partitions_removed += (name,)
+                change.rows_removed += file.rows
+                firsts.append(file.first)
     change.first = min((first for first in firsts if first is not None), default=None)
     return change
 

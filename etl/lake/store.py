@@ -27,10 +27,20 @@ from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
 from ..model import SOURCES, Coverage, Partition, Series
 from ..ranges import HOUR, MAX_TIME, TimeRange, from_datetime, iso, months, parse_time, years
 from ..schema import arrow_schema, empty
-from .files import is_there, listed, looking_at, quarantined, remove_file, remove_left_over, replace_file, set_aside
+from .files import (
+    MANIFEST,
+    cure,
+    is_there,
+    listed,
+    looking_at,
+    quarantined,
+    remove_file,
+    remove_left_over,
+    replace_file,
+    set_aside,
+)
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 FOOTER_KEY = b"etl"
 ROW_GROUP = 131_072
 LONGEST_NAME = 200
@@ -196,7 +206,7 @@ class Store:
     def read(self, series: Series, path: Path) -> Stored:
         """What the file says of itself, from its footer; Damaged if it is none of this series."""
         dataset = registry.dataset(series.dataset)
-        with _reading(path):
+        with _reading(self.root, path):
             metadata = pq.read_metadata(path)
             about = json.loads((metadata.metadata or {})[FOOTER_KEY])
             version = about["format"]
@@ -248,17 +258,19 @@ class Store:
 
     def rows(self, partition: Partition) -> pa.Table:
         """The stored rows of a partition, empty where there is no file; Damaged where they cannot be read."""
-        schema = arrow_schema(partition.series.dataset)
         path = self.path(partition)
-        if not self.holds(partition):
-            return empty(partition.series.dataset)
-        with _reading(path):
+        return self.content(partition.series, path) if self.holds(partition) else empty(partition.series.dataset)
+
+    def content(self, series: Series, path: Path) -> pa.Table:
+        """The rows in a file of the series; LakeError also where there is none."""
+        schema = arrow_schema(series.dataset)
+        with _reading(self.root, path):
             return pq.ParquetFile(path, page_checksum_verification=True).read(columns=schema.names).cast(schema)
 
     def foreign_columns(self, partition: Partition) -> str:
         """In what the columns of a file differ from those of its dataset, which other Parquet readers rely on; else nothing."""
         path = self.path(partition)
-        with _reading(path):
+        with _reading(self.root, path):
             found = [f"{field.name} {field.type}" for field in pq.read_schema(path)]
         declared = [f"{field.name} {field.type}" for field in arrow_schema(partition.series.dataset)]
         return ", ".join(
@@ -315,6 +327,11 @@ class Store:
             if other.casefold() == folder.name.casefold():
                 raise LakeError(f"{folder.name} is not stored: a case-blind file system would mix it with {other}")
 
+    def check_writable(self) -> None:
+        """UsageError for a snapshot, which nobody writes."""
+        if is_there(self.root / MANIFEST):
+            raise UsageError(f"{self.root} is a snapshot, which is never changed; name the lake that it was taken of")
+
     @contextlib.contextmanager
     def lock(self, wait: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> Iterator[None]:
         """Be the lake's only writer; LakeLocked if another one stays longer than `wait` seconds.
@@ -323,8 +340,7 @@ class Store:
         lock with the process, so a dead writer never blocks. Left-over temporary files of dead writers go. UsageError for a
         snapshot, which nobody writes.
         """
-        if is_there(self.root / MANIFEST):
-            raise UsageError(f"{self.root} is a snapshot, which is never changed; name the lake that it was taken of")
+        self.check_writable()
         with _writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("a+")
@@ -450,11 +466,12 @@ def _writing(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(lake: Path, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, RecursionError) as error:
         # The system's own errors have a number, Arrow's about the content have none.
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise LakeError(f"{path} cannot be read: {error}") from error
-        raise Damaged(f"{path} is not a readable file of this lake ({error}); etl repair fetches it again", path) from error
+        helps = cure(lake, "etl repair fetches it again")
+        raise Damaged(f"{path} is not a readable file of this lake ({error}); {helps}", path) from error

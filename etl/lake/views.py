@@ -14,10 +14,12 @@ from .. import registry
 from ..errors import LakeError, UsageError
 from ..model import Column, Dataset
 from ..ranges import DAY, MAX_TIME
-from .files import looking_at, replace_file
+from .files import cure, looking_at, replace_file
 
 if TYPE_CHECKING:
     import duckdb
+
+CATALOG = ("catalog.duckdb", "catalog.sql")
 
 _SQL_TYPES = {"time": "TIMESTAMP", "float": "DOUBLE", "int": "BIGINT", "text": "VARCHAR"}
 
@@ -123,14 +125,31 @@ def write_catalog(lake: Path, home: Path | None = None) -> bool:
     return True
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, text: str) -> None:
-    """Run the text of `catalog_sql`; LakeError if the file that shows a view its columns cannot be read."""
+def unusable_catalog(lake: Path) -> dict[str, str]:
+    """The files of the catalog that are gone, cannot be read, or make no view, and why, whichever version wrote them."""
+    found = {}
+    for name in CATALOG:
+        try:
+            content = (lake / name).read_bytes()
+        except FileNotFoundError:
+            found[name] = "is gone"
+        except OSError as error:
+            found[name] = f"cannot be read ({error.strerror})"
+        else:
+            if not (content.strip() if name == "catalog.sql" else _has_views(content)):
+                found[name] = "makes no view"
+    return found
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, text: str, lake: Path) -> None:
+    """Run the text of `catalog_sql` of that lake; LakeError if the file that shows a view its columns cannot be read."""
     import duckdb  # noqa: PLC0415 - 80 ms that a run whose catalog stands need not pay
 
     try:
         connection.execute(text)
     except duckdb.Error as error:
-        raise LakeError(f"the views cannot be made: {error}; move the broken file away, a backfill fetches it anew") from error
+        helps = cure(lake, "move the broken file away, a backfill fetches it anew")
+        raise LakeError(f"the views cannot be made: {error}; {helps}") from error
 
 
 def signature(macro: str) -> str:
@@ -164,7 +183,7 @@ def _database(text: str, root: Path) -> bytes:
             connection.execute(f"ATTACH {quoted(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
             connection.execute("USE catalog")
             connection.execute(f"SET VARIABLE lake = {quoted(pattern(root))}")  # it is not kept in the file
-            create_views(connection, text)
+            create_views(connection, text, root)
             connection.execute("USE memory")
             connection.execute("DETACH catalog")
             return path.read_bytes()
@@ -172,6 +191,22 @@ def _database(text: str, root: Path) -> bytes:
         raise LakeError(
             f"the catalog of {root} cannot be made in the folder for temporary files: {error}; TMPDIR names another"
         ) from error
+
+
+def _has_views(database: bytes) -> bool:
+    """Whether it is a DuckDB file with views; asked of a copy, because a client may hold the lock of the file itself."""
+    import duckdb  # noqa: PLC0415 - as above
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "catalog.duckdb")
+            path.write_bytes(database)
+            with duckdb.connect(str(path), read_only=True) as connection:
+                return bool(connection.execute("FROM duckdb_views() WHERE NOT internal LIMIT 1").fetchall())
+    except duckdb.Error:
+        return False
+    except OSError as error:
+        raise LakeError(f"the folder for temporary files cannot be used: {error}; TMPDIR names another") from error
 
 
 def _check_path(root: Path) -> None:

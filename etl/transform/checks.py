@@ -16,7 +16,7 @@ import pyarrow as pa
 from .. import grid, registry
 from ..grid import Times
 from ..model import Finding, Series, Severity
-from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract
+from ..ranges import HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract, union
 from ..schema import booleans, integers
 from ..schema import mask as mask_of
 from ..schema import times as times_of
@@ -86,8 +86,14 @@ def of_edges(
 
 
 def of_life(series: Series, times: Times, lives: Sequence[TimeRange]) -> Iterator[Finding]:
-    """Rows outside of the life spans of the contracts that had the ticker; nothing where none is known."""
+    """Rows outside of the life spans of the contracts that had the ticker; nothing where none is known.
+
+    A bar that holds a part of a life is none: the first week and month open before the contract was listed.
+    """
     if lives and len(times):
+        if series.interval:
+            interval = _interval(series)
+            lives = union(TimeRange(interval.floor(life.start), life.end) for life in lives if life)
         yield from _At(series, times).where(~_inside(times, lives), "life", "warning", "lie outside of the contract's life")
 
 
@@ -95,7 +101,7 @@ def of_intervals(series: Series, rows: pa.Table, finer: Series, fine: pa.Table) 
     """Whether bars equal the sums of finer ones, where all of those are there; and the bars that could not be compared."""
     times, parts = times_of(series.dataset, rows), times_of(finer.dataset, fine)
     interval, small = _interval(series), _interval(finer)
-    if not small.step or (interval.step or DAY) % small.step:  # its bars may lie in two of the others
+    if not registry.fills(small.name, interval.name):  # no weeks make up a month
         return [], rows
     ends = _ends(interval, times)
     begin, stop = np.searchsorted(parts, times), np.searchsorted(parts, ends)

@@ -37,7 +37,7 @@ def histories(draw) -> list[tuple]:
 
 def funded(lake: Path, interval: str) -> list[tuple]:
     with duckdb.connect() as connection:
-        create_views(connection, catalog_sql(lake))
+        create_views(connection, catalog_sql(lake), lake)
         columns = "open_time, close_time, funding_time, funding_rate"
         return connection.execute(f"SELECT {columns} FROM bars_with_funding('X', '{interval}')").fetchall()
 

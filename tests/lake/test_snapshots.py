@@ -1,24 +1,29 @@
 """Frozen states of a lake: what they hold, that they stay, that they are whole or not there, and in what they differ."""
 
+import contextlib
 import errno
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl import pipeline, verify
-from etl.errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
+from etl.errors import Cancelled, Damaged, EtlError, LakeError, LakeLocked, UsageError
 from etl.lake import snapshots
-from etl.lake.query import connect, load, universe
+from etl.lake.query import connect, load, run, universe
 from etl.lake.store import Store
+from etl.lake.symbols import Symbols
 from etl.lake.views import write_catalog
 from etl.model import Coverage, Partition, Series
 from etl.ranges import DAY, HOUR, MINUTE, TimeRange, parse_time, years
@@ -77,6 +82,11 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
+def left_over(store: Store) -> list[Path]:
+    """What lies where files and snapshots are made."""
+    return [path for lake in (store.root, store.root / "snapshots") for path in (lake / ".tmp").rglob("*")]
+
+
 HELD = {
     "funding/market=um/symbol=BTCUSDT/2024.parquet": 2,
     "klines/market=um/interval=1m/symbol=BTCUSDT/2024.parquet": 3,
@@ -109,7 +119,7 @@ def test_a_snapshot_is_the_lake_in_links_with_a_manifest(store):
         path: {"path": path, "bytes": (folder / path).stat().st_size, "rows": rows, "sha256": digests[path]}
         for path, rows in HELD.items()
     }
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
 
 
 def test_what_is_stored_later_does_not_reach_it(store):
@@ -201,7 +211,7 @@ def test_an_end_half_way_leaves_nothing(store):
     with pytest.raises(Cancelled, match="nothing was done"):
         snapshots.create(store, "a", sleep=third)
     assert snapshots.names(store.root) == []
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
 
 
 def test_a_full_disk_leaves_nothing(store):
@@ -212,7 +222,7 @@ def test_a_full_disk_leaves_nothing(store):
     with pytest.raises(LakeError, match="the snapshot a cannot be written"):
         snapshots.create(store, "a", link=full)
     assert snapshots.names(store.root) == []
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
 
 
 KILLED = """
@@ -227,22 +237,57 @@ def link(source, target):
     if left < 0:
         os.kill(os.getpid(), signal.SIGKILL)
     os.link(source, target)
-snapshots.create(Store.open(Path(sys.argv[1]), network="mainnet", layout="year"), "a", link=link)
+snapshots.create(Store.open(Path(sys.argv[1]), network="mainnet", layout="year"), sys.argv[3], link=link)
 """
 
 
 @pytest.mark.parametrize("links", [0, 4])
 def test_a_killed_create_leaves_nothing_that_is_seen(store, links):
     before = tree(store.root)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(store.root), str(links)], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(store.root), str(links), "a"], check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    assert len(list((store.root / ".tmp").rglob("*"))) > links  # it was under way
+    assert len(left_over(store)) > links  # it was under way
     assert snapshots.names(store.root) == []
     snapshots.create(store, "a")
     assert snapshots.verify(store.root, "a") == []
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
     after = tree(store.root)
     assert {path: after[path] for path in HELD} == {path: before[path] for path in HELD}
+
+
+def test_it_is_made_on_the_file_system_where_it_is_to_lie(store):
+    made = []
+
+    def link(source: Path, target: Path) -> None:
+        made.append(target.relative_to(store.root).parts[:2])
+        os.link(source, target)
+
+    snapshots.create(store, "a", link=link)
+    assert set(made) == {("snapshots", ".tmp")}
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder on another file system, which Linux has in memory."""
+    shared = Path("/dev/shm")
+    if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system to write to")
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield Path(folder)
+
+
+def test_snapshots_may_lie_on_another_file_system(store, elsewhere):
+    (store.root / "snapshots").symlink_to(elsewhere)
+    snapshots.create(store, "a")
+    assert snapshots.verify(store.root, "a") == []
+    with connect(elsewhere / "a") as connection:
+        assert connection.execute("SELECT count(*) FROM klines").fetchone() == (5,)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(store.root), "4", "b"], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(left_over(store)) > 4
+    assert snapshots.names(store.root) == ["a"]
+    snapshots.drop(store, "a")
+    assert snapshots.names(store.root) == left_over(store) == []
 
 
 # ---- beside the lake
@@ -267,7 +312,11 @@ def test_a_snapshot_is_a_lake_that_nobody_writes(store):
     assert frozen.layout == "year"
     assert [file.rows for series in frozen.series() for file in frozen.files(series)] == [3, 2, 2]
     before = tree(frozen.root)
-    for write in (lambda: pipeline.rebuild(frozen), lambda: snapshots.create(frozen, "b")):
+    for write in (
+        lambda: pipeline.rebuild(frozen),
+        lambda: snapshots.create(frozen, "b"),
+        lambda: snapshots.planned(frozen, "b"),
+    ):
         with pytest.raises(UsageError, match="is a snapshot, which is never changed"):
             write()
     assert tree(frozen.root) == before
@@ -299,6 +348,45 @@ def test_its_own_catalog_reads_it_also_after_the_lake_was_moved(store, tmp_path)
     assert not (moved.root / "snapshots" / "a" / ".tmp").exists()
 
 
+KLINES = "klines/market=um/interval=1m/symbol=BTCUSDT/2024.parquet"
+KEPT = "restore it from a backup, or drop the snapshot$"
+
+
+def broken(store: Store, path: str, content: bytes = b"torn") -> Path:
+    """The file of snapshot `a`, broken there alone."""
+    file = store.root / "snapshots" / "a" / path
+    file.unlink()
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda lake: list(Store(lake, "year").files(BTC)),
+        lambda lake: Store(lake, "year").rows(Partition(BTC, "2024", TimeRange(START, START + 366 * DAY))),
+        lambda lake: load(lake, "klines", "BTCUSDT", "1m"),
+        lambda lake: run(lake, "FROM klines").close(),
+        connect,
+    ],
+)
+def test_the_cure_of_a_broken_file_is_one_that_a_snapshot_has(store, ask):
+    snapshots.create(store, "a")
+    file = broken(store, KLINES)
+    with pytest.raises(LakeError, match=KEPT) as error:
+        ask(file.parents[4])
+    assert "2024.parquet" in str(error.value)
+    assert "repair" not in str(error.value)
+    assert "fetches" not in str(error.value)
+
+
+def test_the_cure_of_broken_rules_is_one_that_a_snapshot_has(store):
+    snapshots.create(store, "a")
+    broken(store, "symbols/market=um/symbols.parquet")
+    with pytest.raises(LakeError, match=rf"symbols\.parquet .*{KEPT}"):
+        Symbols(store.root / "snapshots" / "a", "um").rows()
+
+
 # ---- list, verify, drop
 
 
@@ -317,7 +405,39 @@ def test_the_list_says_what_each_holds_and_alone(store):
     assert parse_time(rows[1]["created"]) == int(made) * 1000
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 1, "as_of": null, "files": [{}]}', b'{"format": 9}'])
+def manifest(as_of: object = None, path: object = "lake.json", **fields: object) -> bytes:
+    """A manifest of one file, which is right but for what is given."""
+    file = {"path": path, "bytes": 70, "rows": None, "sha256": "0" * 64} | fields
+    return json.dumps({"format": 1, "name": "a", "as_of": as_of, "files": [file]}).encode()
+
+
+UNREADABLE = [
+    *(
+        b"",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"format": 9}',
+        b'{"format": "1"}',
+        b'{"format": null}',
+        b'{"format": true}',
+    ),
+    *(b'{"format": 1, "as_of": null, "files": [{}]}', b'{"format": 1, "as_of": null, "files": {"path": 1}}'),
+    *(manifest(as_of=value) for value in (5, True, [], "", "yesterday", "9" * 5000)),
+    *(
+        manifest(path=value)
+        for value in (None, 5, "", "a\0b", "/etc/passwd", "..", "../../../etc", "a/../../b", "a//b", "./a", "a/")
+    ),
+    *(manifest(bytes=value) for value in (None, "x", -1, 1.5, True)),
+    *(manifest(rows=value) for value in ("x", -1, 1.5, True, [])),
+    *(manifest(sha256=value) for value in (None, 5, [])),
+]
+
+
+@pytest.mark.parametrize(
+    "content", [UNREADABLE[1], UNREADABLE[3], manifest(path=None), manifest(path="a\0b"), manifest(rows="x")]
+)
 def test_one_that_cannot_be_read_hides_no_other(store, content):
     snapshots.create(store, "a")
     snapshots.create(store, "b")
@@ -330,6 +450,68 @@ def test_one_that_cannot_be_read_hides_no_other(store, content):
     snapshots.create(store, "c")
     snapshots.drop(store, "a")
     assert snapshots.names(store.root) == ["b", "c"]
+
+
+@pytest.fixture(scope="module")
+def lake_of_one(tmp_path_factory):
+    """A lake whose one snapshot is `a`."""
+    store = Store.open(tmp_path_factory.mktemp("one") / "lake", network="mainnet", layout="year")
+    store.create("mainnet")
+    put(store, BTC, bars([START]))
+    snapshots.create(store, "a")
+    return store
+
+
+@pytest.mark.parametrize("content", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_manifest_that_cannot_be_read_is_told(lake_of_one, content):
+    lake = lake_of_one.root
+    (lake / "snapshots" / "a" / "manifest.json").write_bytes(content)
+    (row,) = snapshots.listing(lake)
+    assert {name: value for name, value in row.items() if value is not None} == {"name": "a", "error": row["error"]}
+    with pytest.raises(LakeError, match=r"a/manifest\.json .*(etl snapshot drop a|use a newer version)$"):
+        snapshots.read(lake, "a")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+PATHS = st.lists(
+    st.sampled_from(["", ".", "..", "a", "klines", "market=um", "symbol=A%2F", "2024.parquet", "\0", "\udcff", "x" * 300])
+)
+FILES = st.fixed_dictionaries(
+    {
+        "path": JSON | PATHS.map("/".join) | st.sampled_from([KLINES, f"{KLINES}/x", KLINES.replace("2024", "x")]),
+        "bytes": JSON | st.integers(),
+        "rows": JSON | st.integers(0),
+        "sha256": JSON | st.text("0123456789abcdef", min_size=64, max_size=64),
+    }
+)
+MANIFESTS = JSON | st.fixed_dictionaries(
+    {
+        "format": JSON | st.integers(0, 2),
+        "as_of": JSON | st.sampled_from(["2024-01-01T00:00:00Z", "0001-01-01", "9999-12-31T23:59:59Z"]),
+        "files": JSON | st.lists(FILES | JSON, max_size=3),
+    }
+)
+
+
+@given(about=MANIFESTS)
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_manifest_says_is_read_or_told(lake_of_one, about):
+    store = lake_of_one
+    (store.root / "snapshots" / "a" / "manifest.json").write_text(json.dumps(about))
+    (row,) = snapshots.listing(store.root)
+    assert row["name"] == "a"
+    for ask in (
+        lambda: snapshots.read(store.root, "a").as_dict(),
+        lambda: snapshots.verify(store.root, "a"),
+        lambda: snapshots.diff(store, "a"),
+        lambda: snapshots.diff(store, "now", "a"),
+    ):
+        with contextlib.suppress(EtlError):
+            json.dumps(ask(), default=str)
 
 
 def test_verify_finds_what_is_not_as_it_was(store):
@@ -348,13 +530,91 @@ def test_verify_finds_what_is_not_as_it_was(store):
     }
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "evil.csv",
+        "evil.parquet",
+        "klines/market=um/evil.txt",
+        ".hidden",
+        ".tmp/1-0",
+        "manifest.json~",
+        "snapshots/b/manifest.json",
+    ],
+)
+def test_verify_finds_what_was_put_there(store, path):
+    snapshots.create(store, "a")
+    foreign = store.root / "snapshots" / "a" / path
+    foreign.parent.mkdir(parents=True, exist_ok=True)
+    foreign.write_bytes(b"x")
+    assert snapshots.verify(store.root, "a") == [{"path": path, "message": "does not belong to it"}]
+
+
+def test_verify_finds_links_that_were_put_there(store, tmp_path):
+    snapshots.create(store, "a")
+    for name, target in (("folder", tmp_path), ("file", store.root / "lake.json"), ("nowhere", tmp_path / "x")):
+        (store.root / "snapshots" / "a" / name).symlink_to(target)
+    assert [found["path"] for found in snapshots.verify(store.root, "a")] == ["file", "folder", "nowhere"]
+
+
+@pytest.mark.parametrize("name", ["catalog.duckdb", "catalog.sql"])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_verify_finds_a_catalog_that_is_gone_or_empty(store, name, spoil):
+    snapshots.create(store, "a")
+    spoil(store.root / "snapshots" / "a" / name)
+    (found,) = snapshots.verify(store.root, "a")
+    assert (found["path"], found["message"].partition(": ")[2]) == (name, "etl status --rebuild makes it anew")
+
+
+@pytest.mark.parametrize("change", ["half", "other", "no views"])
+def test_verify_finds_a_catalog_that_cannot_be_used(store, tmp_path, change):
+    snapshots.create(store, "a")
+    catalog = store.root / "snapshots" / "a" / "catalog.duckdb"
+    if change == "no views":
+        duckdb.connect(str(tmp_path / "other.duckdb")).close()
+        shutil.copyfile(tmp_path / "other.duckdb", catalog)
+    else:
+        content = catalog.read_bytes()
+        catalog.write_bytes(content[: len(content) // 2] if change == "half" else b"no catalog")
+    (found,) = snapshots.verify(store.root, "a")
+    assert (found["path"], found["message"].partition(": ")[2]) == ("catalog.duckdb", "etl status --rebuild makes it anew")
+    pipeline.rebuild(store)
+    assert snapshots.verify(store.root, "a") == []
+
+
+def test_verify_minds_no_client_that_has_the_catalog_open(store):
+    snapshots.create(store, "a")
+    catalog = store.root / "snapshots" / "a" / "catalog.duckdb"
+    with subprocess.Popen(
+        [sys.executable, "-c", OPENED, str(catalog)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as client:
+        assert client.stdout.readline() == b"opened\n"
+        assert snapshots.verify(store.root, "a") == []
+
+
+OPENED = """
+import sys, duckdb
+with duckdb.connect(sys.argv[1]):
+    print("opened", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_rebuild_clears_what_a_killed_one_left(store):
+    snapshots.create(store, "a")
+    (store.root / "snapshots" / "a" / ".tmp").mkdir()
+    (store.root / "snapshots" / "a" / ".tmp" / "1-0").write_bytes(b"torn")
+    pipeline.rebuild(store)
+    assert snapshots.verify(store.root, "a") == []
+
+
 def test_drop_takes_the_one_and_leaves_what_it_shares(store):
     snapshots.create(store, "a")
     snapshots.create(store, "b")
     lake = tree(store.root)
     snapshots.drop(store, "a")
     assert tree(store.root) == {path: digest for path, digest in lake.items() if not path.startswith("snapshots/a/")}
-    assert list((store.root / ".tmp").iterdir()) == []
+    assert left_over(store) == []
     for unknown in ("a", "..", "", "now"):
         with pytest.raises(UsageError, match=rf"no snapshot '{unknown}'; it has b$"):
             snapshots.drop(store, unknown)
@@ -451,6 +711,47 @@ def test_diff_reads_only_what_differs(store):
     path.write_bytes(b"torn")
     with pytest.raises(Damaged, match=r"snapshots/a/.*BTCUSDT/2024\.parquet"):
         snapshots.diff(store, "a", "b")
+
+
+def go_on(store: Store) -> None:
+    """Let a file of bars and one of rules become others."""
+    put(store, BTC, bars([START]))
+    shutil.rmtree(store.root / "symbols")
+    write_symbols(store.root, {"symbol": "NEWUSDT", "first_time": START})
+
+
+@pytest.mark.parametrize("path", [KLINES, "symbols/market=um/symbols.parquet"])
+@pytest.mark.parametrize("other", ["b", "now", "empty"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_file_of_a_snapshot_that_is_gone_makes_no_rows(store, path, other, turned):
+    snapshots.create(store, "a")
+    go_on(store)
+    snapshots.create(store, "b")
+    if other == "empty":
+        (store.root / path).unlink()
+        snapshots.create(store, "empty")
+    (store.root / "snapshots" / "a" / path).unlink()
+    with pytest.raises(LakeError, match=rf"snapshots/a/{path} is gone: {KEPT[:-1]}; etl snapshot verify a tells"):
+        snapshots.diff(store, *((other, "a") if turned else ("a", other)))
+
+
+@pytest.mark.parametrize("path", [KLINES, "symbols/market=um/symbols.parquet"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_file_of_the_lake_that_vanishes_meanwhile_is_told(store, path, turned):
+    snapshots.create(store, "a")
+    go_on(store)
+    states = snapshots.read(store.root, "a"), snapshots.live(store)
+    (store.root / path).unlink()
+    with pytest.raises(LakeError, match=rf"lake/{path} is gone since .*: run etl snapshot diff again"):
+        snapshots.compare(*(reversed(states) if turned else states), store.layout)
+
+
+def test_a_file_of_the_lake_that_is_replaced_meanwhile_is_read_as_it_is(store):
+    snapshots.create(store, "a")
+    states = snapshots.read(store.root, "a"), snapshots.live(store)
+    put(store, BTC, bars([START]))
+    (change,) = snapshots.compare(*states, store.layout).series
+    assert (change.series, change.rows_removed) == (BTC, 2)
 
 
 @given(

@@ -193,7 +193,7 @@ def sql(lake: Path):
         def ask(query: str, parameters: Sequence[object] = ()) -> list[tuple]:
             nonlocal made
             if made != (made := catalog_sql(lake)):
-                create_views(connection, made)
+                create_views(connection, made, lake)
             return connection.execute(query, list(parameters)).fetchall()
 
         yield ask
@@ -268,7 +268,7 @@ def test_a_lake_may_lie_anywhere(tmp_path, name):
         )
     write_run(lake, run_id="a")
     with duckdb.connect() as connection:
-        create_views(connection, catalog_sql(lake))
+        create_views(connection, catalog_sql(lake), lake)
         for rows in ("klines", "bars('BTCUSDT', '1m')", "bars_with_funding('BTCUSDT', '1m')"):
             assert connection.execute(f"SELECT symbol, close FROM {rows}").fetchall() == [("BTCUSDT", 7.0)]
         assert connection.execute("SELECT count(*) FROM ledger").fetchone() == (1,)
@@ -425,7 +425,7 @@ def test_resample_equals_pandas(tmp_path_factory, target, opens, values):
     ends = expected.index.shift(1, freq=RULES[target])
     expected = expected[ends <= frame.index[-1] + timedelta(minutes=1)]
     with duckdb.connect() as connection:
-        create_views(connection, catalog_sql(lake))
+        create_views(connection, catalog_sql(lake), lake)
         found = connection.execute(f"SELECT open_time, {', '.join(rules)} FROM resample('X', '1m', '{target}')").fetchall()
     assert found == [
         (time.to_pydatetime(), *map(float, row)) for time, row in zip(expected.index, expected.to_numpy(), strict=True)
@@ -741,7 +741,7 @@ def test_ledger_rows_are_the_stored_rows(tmp_path_factory, first, end, absent):
         day = datetime.fromtimestamp((start + hour * HOUR) / 1000, UTC).date()
         expected[day] = expected.get(day, 0) + (hour in stored)
     with duckdb.connect() as connection:
-        create_views(connection, catalog_sql(lake))
+        create_views(connection, catalog_sql(lake), lake)
         assert dict(connection.execute("SELECT day, rows FROM ledger").fetchall()) == expected
         assert connection.execute("SELECT bool_and(rows + missing = expected) FROM ledger").fetchone() == (True,)
 

@@ -1,5 +1,6 @@
 """Each check finds what it is for, in rows that are right but for that, and nothing else."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -182,6 +183,34 @@ def test_rows_outside_of_every_life():
     assert found(checks.of_life(MINUTES, times, [])) == []
 
 
+@pytest.mark.parametrize(
+    ("interval", "opens", "outside"),
+    [
+        ("1w", ["2025-12-22", "2025-12-29", "2026-01-05", "2026-02-02", "2026-02-09"], ["2025-12-22", "2026-02-09"]),
+        ("1M", ["2025-11-01", "2025-12-01", "2026-01-01", "2026-02-01", "2026-03-01"], ["2025-11-01", "2026-03-01"]),
+    ],
+)
+def test_a_bar_that_holds_a_part_of_a_life_is_not_outside(interval, opens, outside):
+    """The life begins on a Wednesday and ends on another one, both in the middle of a week and of a month."""
+    lives = [TimeRange(0, DAY), TimeRange(parse_time("2025-12-31T12:00"), parse_time("2026-02-04T09:00"))]
+    series = Series("um", "klines", "X", interval)
+    times = np.array([parse_time(open) for open in opens])
+    expected = tuple(parse_time(open) for open in outside)
+    assert found(checks.of_life(series, times, lives)) == [("life", "warning", 2, expected)]
+
+
+def test_a_bar_that_only_touches_a_life_is_outside():
+    times = np.array([START - HOUR, START, START + HOUR, START + 2 * HOUR])
+    lives = [TimeRange(START, START + 2 * HOUR)]
+    assert found(checks.of_life(HOURS, times, lives)) == [("life", "warning", 2, (START - HOUR, START + 2 * HOUR))]
+
+
+def test_a_settlement_is_a_moment_of_a_life():
+    times = np.array([START - 1, START, START + 8 * HOUR])
+    lives = [TimeRange(START, START + 8 * HOUR)]
+    assert found(checks.of_life(RATES, times, lives)) == [("life", "warning", 2, (START - 1, START + 8 * HOUR))]
+
+
 def hour_of(parts):
     """The hour that those minutes make, by Python's own arithmetic."""
     return bar(
@@ -226,6 +255,17 @@ def test_a_month_is_the_sum_of_its_days():
         ("sums", "warning", 1, (START,))
     ]
     assert found(checks.of_intervals(month, table(month, [whole | {"volume": 1.0}]), days, table(days, parts[:-1]))[0]) == []
+
+
+def test_bars_are_not_compared_with_those_that_do_not_make_them_up():
+    """No weeks make up a month, and no eight hours twelve, though the second half of a day holds the open of one."""
+    month, week, twelve, eight = (Series("um", "klines", "X", interval) for interval in ("1M", "1w", "12h", "8h"))
+    weeks = [bar(parse_time("2024-03-04") + i * 7 * DAY, 7 * DAY) for i in range(4)]
+    whole = bar(START, 31 * DAY, volume=99.0)
+    assert found(checks.of_intervals(month, table(month, [whole]), week, table(week, weeks))[0]) == []
+    thirds = [bar(START + i * 8 * HOUR, 8 * HOUR) for i in range(3)]
+    halves = [bar(START + i * 12 * HOUR, 12 * HOUR, volume=12.0) for i in range(2)]
+    assert found(checks.of_intervals(twelve, table(twelve, halves), eight, table(eight, thirds))[0]) == []
 
 
 def test_what_a_source_has_otherwise_or_besides():
