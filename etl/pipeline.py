@@ -783,18 +783,18 @@ class Pipeline:
 
     def _archived_lives(self, market: str, stored: Mapping[str, Sequence[Row]]) -> dict[str, list[Life]]:
         """By the archive's listings, the lives of contracts for which neither the exchange nor the lake has a better answer."""
-        rules = {rule.symbol: rule.onboard_time or 0 for rule in self._sources.exchange_info(market).symbols}
+        listed = {rule.symbol: rule.onboard_time for rule in self._sources.exchange_info(market).symbols}
 
         def lives(symbol: str) -> list[Life]:
-            known = stored.get(symbol, ())
-            if known and all(row["first_time"] is not None for row in known):
+            known, onboard = stored.get(symbol, ()), listed.get(symbol)
+            if known and all(row["first_time"] is not None and row["onboard_time"] is not None for row in known):
                 return []
-            spans = self._sources.lives(Series(market, "klines", symbol, "1d"), begun=rules.get(symbol))
+            spans = self._sources.lives(Series(market, "klines", symbol, "1d"), begun=onboard)
             latest = self._sources.now(market) - OVER
             found = [Life(span.start, span.end - DAY if span.end < latest else None) for span in spans]
-            if spans and symbol in rules:  # of the present contract the exchange knows better
-                found = [*found[:-1], Life(None, None)] if spans[-1].end > rules[symbol] else [*found, Life(None, None)]
-            return found
+            if spans and onboard is not None:  # of the present contract the exchange knows better
+                return [*found[:-1], Life(None, None)] if spans[-1].end > onboard else [*found, Life(None, None)]
+            return _as_exact(found, known)
 
         symbols = self._sources.folders(market, "klines")
         found = zip(symbols, self._threads.map(lives, symbols), strict=True)
@@ -955,10 +955,23 @@ def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -
     parts = [hole for hole in union(hole for file in files for hole in file.holes) if first < hole.start and hole.end <= last]
     parts = [hole for hole in parts if hole.end - hole.start >= registry.BETWEEN_LIVES]
     proven = TimeRange(first, first) if not covered else covered[0]
-    firsts = [first if proven.start <= beginning and first in proven else None, *(hole.end for hole in parts)]
+    # As between two contracts: so long without a bar, and then the first one.
+    begins = proven.start <= beginning or first - proven.start >= registry.BETWEEN_LIVES
+    firsts = [first if begins and first in proven else None, *(hole.end for hole in parts)]
     over = any(last in span and span.end >= ends for span in covered)
     lasts = [*(interval.floor(hole.start - 1) for hole in parts), last if over else None]
-    return [Life(*each) for each in zip(firsts, lasts, strict=True)]
+    since = [first, *(hole.end for hole in parts)]
+    return [Life(*each) for each in zip(firsts, lasts, since, strict=True)]
+
+
+def _as_exact(found: Sequence[Life], known: Sequence[Row]) -> list[Life]:
+    """The lives, which the archive tells to the day, with the bars of those days that the lake knows."""
+    bars = [bar for row in known for bar in (row["first_time"], row["last_time"]) if isinstance(bar, int)]
+
+    def exact(time: int | None) -> int | None:
+        return next((bar for bar in bars if time is not None and bar // DAY == time // DAY), time)
+
+    return [Life(exact(life.first), exact(life.last)) for life in found]
 
 
 def _gaps(series: Series, holes: Sequence[TimeRange], entries: Sequence[Coverage]) -> Iterable[Gap]:

@@ -589,6 +589,43 @@ def test_symbols_are_told_with_their_lives_without_a_lake(world, tmp_path, sourc
         assert not (tmp_path / "lake").exists()
 
 
+# By its month: spot's exchangeInfo has no time of listing.
+SPOT = {"BTCUSDT": "2017-08", "ETHUSDT": "2017-08", "BNBUSDT": "2017-11", "SOLUSDT": "2020-08", "AVAXUSDT": "2020-09"}
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_spot_which_tells_no_listing_does_not_look_ahead(world, tmp_path, source):
+    lake = tmp_path / "lake"
+
+    def told():
+        with Pipeline(settings(exchange, lake), source=source) as pipeline:
+            then = {row["symbol"] for row in pipeline.symbols("spot", parse_time("2019-10-01"))}
+            return {row["symbol"]: row["first_time"] for row in pipeline.symbols("spot")}, then
+
+    with serve(world) as exchange:
+        first, then = told()
+        assert {symbol: time[:7] for symbol, time in first.items()} == SPOT
+        assert then == {"BTCUSDT", "ETHUSDT", "BNBUSDT"}
+        # A lake that begins later says what it can: since the first stored bar.
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1d", "2024-01-01", market="spot"), source=source))
+        in_order(run(exchange, lake, select("klines", "AVAXUSDT", "1h", "2020-09-01", "2020-10-01", "spot"), source=source))
+        with connect(lake) as connection:
+            alive = {
+                at: {row[0] for row in connection.sql(f"SELECT symbol FROM universe('{at}', market := 'spot')").fetchall()}
+                for at in ("2019-10-01", "2020-09-22 05:59", "2020-09-22 06:00", "2024-01-01")
+            }
+        assert alive == {
+            "2019-10-01": set(),
+            "2020-09-22 05:59": set(),
+            "2020-09-22 06:00": {"AVAXUSDT"},
+            "2024-01-01": {"AVAXUSDT", "BTCUSDT"},
+        }
+        first, then = told()
+        assert {symbol: time[:7] for symbol, time in first.items()} == SPOT
+        assert first["AVAXUSDT"] == "2020-09-22T06:00:00Z"
+        assert then == {"BTCUSDT", "ETHUSDT", "BNBUSDT"}
+
+
 def test_symbols_without_the_archive_ask_no_listing(exchange, tmp_path):
     with Pipeline(settings(exchange, tmp_path / "lake"), source="rest") as pipeline:
         assert "SRMUSDT" not in {row["symbol"] for row in pipeline.symbols("um")}
