@@ -773,7 +773,7 @@ class Pipeline:
     def symbols(self, market: str, at: int | None = None) -> list[dict[str, Any]]:
         """The contracts that the exchange, the archive or this lake knows, as rows of the `symbols` view; times are ISO texts.
 
-        What only the archive knows lived from its first to its last file, to the day. With `at` (ms UTC) only those whose life
+        What only the archive knows lived from the beginning of the day of its first file to the end of that of its last one. With `at` (ms UTC) only those whose life
         span holds that time.
         """
         stored, rules = Symbols(self.settings.lake, market), self._sources.exchange_info(market).symbols
@@ -791,7 +791,7 @@ class Pipeline:
                 return []
             spans = self._sources.lives(Series(market, "klines", symbol, "1d"), begun=onboard)
             latest = self._sources.now(market) - OVER
-            found = [Life(span.start, span.end - DAY if span.end < latest else None) for span in spans]
+            found = [Life(span.start, span.end - 1 if span.end < latest else None) for span in spans]
             if spans and onboard is not None:  # of the present contract the exchange knows better
                 return [*found[:-1], Life(None, None)] if spans[-1].end > onboard else [*found, Life(None, None)]
             return _as_exact(found, known)
