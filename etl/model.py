@@ -220,6 +220,8 @@ class Job:
     """Where a listing names no file of the archive, and none is to come."""
     anew: tuple[TimeRange, ...] = ()
     """Where the stored rows are wrong: what the answers bring takes their place."""
+    lost: tuple[TimeRange, ...] = ()
+    """What only a source has that refuses this host: nobody is asked for it, and it is recorded as lost."""
 
     @property
     def requests(self) -> int:

@@ -358,7 +358,9 @@ class Pipeline:
         return True
 
     def _run(self, outcome: Outcome, store: Store, wants: Sequence[Want]) -> None:
-        jobs = self._plan(self._probe(wants, outcome), store)
+        wants = self._probe(wants, outcome)
+        refused = [want for want in wants if want.series.market in self._sources.refusals and "rest" not in want.sources]
+        jobs = planning.with_lost(self._plan(wants, store), refused, store.partitions)
         outcome.jobs += jobs
         self._progress.start(jobs, self._spent)
         worker = Worker(
@@ -401,9 +403,9 @@ class Pipeline:
         outcome.findings += receipt.findings
         if receipt.error is None:
             return
-        alone = self._sources.choice == "archive" or not _archived(outcome.jobs)
-        if isinstance(receipt.error, Cancelled) or (isinstance(receipt.error, Refused) and alone):
-            outcome.stopped = outcome.stopped or receipt.error
+        market, error = receipt.job.series[0].market, receipt.error
+        if isinstance(error, Cancelled) or (isinstance(error, Refused) and not self._sources.goes_on(market, error)):
+            outcome.stopped = outcome.stopped or error
             self._stop.set()
         else:
             outcome.failed += sorted(receipt.failed, key=lambda each: each[0])
@@ -773,8 +775,8 @@ class Pipeline:
     def symbols(self, market: str, at: int | None = None) -> list[dict[str, Any]]:
         """The contracts that the exchange, the archive or this lake knows, as rows of the `symbols` view; times are ISO texts.
 
-        What only the archive knows lived from the beginning of the day of its first file to the end of that of its last one. With `at` (ms UTC) only those whose life
-        span holds that time.
+        What only the archive knows lived from the day of its first file to the end of that of its last one. With `at` (ms UTC)
+        only those whose life span holds that time.
         """
         stored, rules = Symbols(self.settings.lake, market), self._sources.exchange_info(market).symbols
         found = stored.merged(rules, self._archived_lives(market, stored.contracts()))
@@ -818,14 +820,13 @@ class Pipeline:
                 continue
             entries = [entry for file in files for entry in file.coverage]
             holes = [hole for file in files for hole in file.holes]
-            outcome.gaps += _gaps(want.series, intersection(holes, [want.span]), entries)
+            gaps = list(_gaps(want.series, intersection(holes, [want.span]), entries))
             lost = subtract([want.span], (entry.span for entry in entries)) if unfinished else ()
-            outcome.gaps += [Gap(want.series, span, "lost") for span in lost]
-            if lost and refusal and want.series not in failed:
-                if _archived(outcome.jobs):
-                    outcome.failed.append((want.series, refusal))
-                else:
-                    outcome.stopped = outcome.stopped or refusal
+            gaps += [Gap(want.series, span, "lost") for span in lost]
+            outcome.gaps += gaps
+            # Also what the archive lacks: REST, which might have it, could not be asked.
+            if refusal and want.series not in failed and any(gap.verdict != "outage" for gap in gaps):
+                outcome.failed.append((want.series, refusal))
 
     def _lives(self, outcome: Outcome, store: Store, market: str) -> dict[str, list[Life]]:
         """First and last bars of the contracts of each symbol that was asked for, as far as its finest klines prove it.
@@ -996,11 +997,6 @@ def _between_lives(holes: Iterable[TimeRange], entries: Sequence[Coverage]) -> t
         for hole in union(holes)
         if hole.end - hole.start >= registry.BETWEEN_LIVES and intersection([hole], denied) == (hole,)
     )
-
-
-def _archived(jobs: Sequence[Job]) -> bool:
-    """Whether the plan has anything that does not depend on REST."""
-    return any(window.file is not None for job in jobs for window in job.windows)
 
 
 def existing(settings: Settings) -> Store:
