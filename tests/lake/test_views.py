@@ -687,6 +687,27 @@ def test_ledger_of_funding_counts_its_rows(lake, sql):
     assert sql("SELECT DISTINCT dataset, interval FROM ledger") == [("funding", None)]
 
 
+@pytest.mark.parametrize(
+    ("asked", "times", "expected"),
+    [
+        # Less than a day without a settlement is no sign of anything: they are up to eight hours apart.
+        ("2024-01-01T20:21/2024-01-02T12:00", ["2024-01-02", "2024-01-02T08:00"], ["partial", "partial"]),
+        ("2024-01-01T09:00/2024-01-01T13:00", [], ["partial"]),
+        ("2024-01-01T09:00/2024-01-01T13:00 2024-01-09/2024-01-10", ["2024-01-09T08:00"], ["partial", "partial"]),
+        ("2024-01-01/2024-01-02 2024-01-05T01:00/2024-01-05T07:00", ["2024-01-01T08:00"], ["partial", "partial"]),
+        ("2024-01-01/2024-01-02 2024-01-05T01:00/2024-01-06T02:00", ["2024-01-01"], ["complete", "not_listed", "not_listed"]),
+        # A day and more, before the first or after the last one.
+        ("2024-01-01T18:00/2024-01-03T12:00", ["2024-01-03"], ["not_listed", "not_listed", "partial"]),
+        ("2024-01-01/2024-01-02", [], ["not_listed"]),
+        ("2024-01-01/2024-01-03T12:00", ["2024-01-01T00:00"], ["complete", "not_listed", "not_listed"]),
+    ],
+)
+def test_ledger_of_less_than_a_day_without_settlements(lake, sql, asked, times, expected):
+    parts = [answer(*part.split("/")) for part in asked.split()]
+    write(lake, "funding", "X", None, "2024", [settlement(time, 0.1) for time in times], parts)
+    assert [verdict for (verdict,) in sql("SELECT verdict FROM ledger ORDER BY day")] == expected
+
+
 def test_ledger_of_month_files(lake, sql):
     write(
         lake,
