@@ -226,6 +226,8 @@ class Job:
     """Where the stored rows are wrong: what the answers bring takes their place."""
     files: tuple[ArchiveFile, ...] = ()
     """What a listing has named."""
+    lost: tuple[TimeRange, ...] = ()
+    """What only a source has that refuses this host: nobody is asked for it, and it is recorded as lost."""
 
     @property
     def requests(self) -> int:

@@ -358,7 +358,9 @@ class Pipeline:
         return True
 
     def _run(self, outcome: Outcome, store: Store, wants: Sequence[Want]) -> None:
-        jobs = self._plan(self._probe(wants, outcome), store)
+        wants = self._probe(wants, outcome)
+        refused = [want for want in wants if want.series.market in self._sources.refusals and "rest" not in want.sources]
+        jobs = planning.with_lost(self._plan(wants, store), refused, store.partitions)
         outcome.jobs += jobs
         self._progress.start(jobs, self._spent)
         worker = Worker(
@@ -401,9 +403,9 @@ class Pipeline:
         outcome.findings += receipt.findings
         if receipt.error is None:
             return
-        alone = self._sources.choice == "archive" or not _archived(outcome.jobs)
-        if isinstance(receipt.error, Cancelled) or (isinstance(receipt.error, Refused) and alone):
-            outcome.stopped = outcome.stopped or receipt.error
+        market, error = receipt.job.series[0].market, receipt.error
+        if isinstance(error, Cancelled) or (isinstance(error, Refused) and not self._sources.goes_on(market, error)):
+            outcome.stopped = outcome.stopped or error
             self._stop.set()
         else:
             outcome.failed += sorted(receipt.failed, key=lambda each: each[0])
@@ -773,8 +775,8 @@ class Pipeline:
     def symbols(self, market: str, at: int | None = None) -> list[dict[str, Any]]:
         """The contracts that the exchange, the archive or this lake knows, as rows of the `symbols` view; times are ISO texts.
 
-        What only the archive knows lived from its first to its last file, to the day. With `at` (ms UTC) only those whose life
-        span holds that time.
+        What only the archive knows lived from the day of its first file to the end of that of its last one. With `at` (ms UTC)
+        only those whose life span holds that time.
         """
         stored, rules = Symbols(self.settings.lake, market), self._sources.exchange_info(market).symbols
         found = stored.merged(rules, self._archived_lives(market, stored.contracts()))
@@ -783,18 +785,18 @@ class Pipeline:
 
     def _archived_lives(self, market: str, stored: Mapping[str, Sequence[Row]]) -> dict[str, list[Life]]:
         """By the archive's listings, the lives of contracts for which neither the exchange nor the lake has a better answer."""
-        rules = {rule.symbol: rule.onboard_time or 0 for rule in self._sources.exchange_info(market).symbols}
+        listed = {rule.symbol: rule.onboard_time for rule in self._sources.exchange_info(market).symbols}
 
         def lives(symbol: str) -> list[Life]:
-            known = stored.get(symbol, ())
-            if known and all(row["first_time"] is not None for row in known):
+            known, onboard = stored.get(symbol, ()), listed.get(symbol)
+            if known and all(row["first_time"] is not None and row["onboard_time"] is not None for row in known):
                 return []
-            spans = self._sources.lives(Series(market, "klines", symbol, "1d"), begun=rules.get(symbol))
+            spans = self._sources.lives(Series(market, "klines", symbol, "1d"), begun=onboard)
             latest = self._sources.now(market) - OVER
-            found = [Life(span.start, span.end - DAY if span.end < latest else None) for span in spans]
-            if spans and symbol in rules:  # of the present contract the exchange knows better
-                found = [*found[:-1], Life(None, None)] if spans[-1].end > rules[symbol] else [*found, Life(None, None)]
-            return found
+            found = [Life(span.start, span.end - 1 if span.end < latest else None) for span in spans]
+            if spans and onboard is not None:  # of the present contract the exchange knows better
+                return [*found[:-1], Life(None, None)] if spans[-1].end > onboard else [*found, Life(None, None)]
+            return _as_exact(found, known)
 
         symbols = self._sources.folders(market, "klines")
         found = zip(symbols, self._threads.map(lives, symbols), strict=True)
@@ -818,14 +820,13 @@ class Pipeline:
                 continue
             entries = [entry for file in files for entry in file.coverage]
             holes = [hole for file in files for hole in file.holes]
-            outcome.gaps += _gaps(want.series, intersection(holes, [want.span]), entries)
+            gaps = list(_gaps(want.series, intersection(holes, [want.span]), entries))
             lost = subtract([want.span], (entry.span for entry in entries)) if unfinished else ()
-            outcome.gaps += [Gap(want.series, span, "lost") for span in lost]
-            if lost and refusal and want.series not in failed:
-                if _archived(outcome.jobs):
-                    outcome.failed.append((want.series, refusal))
-                else:
-                    outcome.stopped = outcome.stopped or refusal
+            gaps += [Gap(want.series, span, "lost") for span in lost]
+            outcome.gaps += gaps
+            # Also what the archive lacks: REST, which might have it, could not be asked.
+            if refusal and want.series not in failed and any(gap.verdict != "outage" for gap in gaps):
+                outcome.failed.append((want.series, refusal))
 
     def _lives(self, outcome: Outcome, store: Store, market: str) -> dict[str, list[Life]]:
         """First and last bars of the contracts of each symbol that was asked for, as far as its finest klines prove it.
@@ -955,10 +956,23 @@ def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -
     parts = [hole for hole in union(hole for file in files for hole in file.holes) if first < hole.start and hole.end <= last]
     parts = [hole for hole in parts if hole.end - hole.start >= registry.BETWEEN_LIVES]
     proven = TimeRange(first, first) if not covered else covered[0]
-    firsts = [first if proven.start <= beginning and first in proven else None, *(hole.end for hole in parts)]
+    # As between two contracts: so long without a bar, and then the first one.
+    begins = proven.start <= beginning or first - proven.start >= registry.BETWEEN_LIVES
+    firsts = [first if begins and first in proven else None, *(hole.end for hole in parts)]
     over = any(last in span and span.end >= ends for span in covered)
     lasts = [*(interval.floor(hole.start - 1) for hole in parts), last if over else None]
-    return [Life(*each) for each in zip(firsts, lasts, strict=True)]
+    since = [first, *(hole.end for hole in parts)]
+    return [Life(*each) for each in zip(firsts, lasts, since, strict=True)]
+
+
+def _as_exact(found: Sequence[Life], known: Sequence[Row]) -> list[Life]:
+    """The lives, which the archive tells to the day, with the bars of those days that the lake knows."""
+    bars = [bar for row in known for bar in (row["first_time"], row["last_time"]) if isinstance(bar, int)]
+
+    def exact(time: int | None) -> int | None:
+        return next((bar for bar in bars if time is not None and bar // DAY == time // DAY), time)
+
+    return [Life(exact(life.first), exact(life.last)) for life in found]
 
 
 def _gaps(series: Series, holes: Sequence[TimeRange], entries: Sequence[Coverage]) -> Iterable[Gap]:
@@ -983,11 +997,6 @@ def _between_lives(holes: Iterable[TimeRange], entries: Sequence[Coverage]) -> t
         for hole in union(holes)
         if hole.end - hole.start >= registry.BETWEEN_LIVES and intersection([hole], denied) == (hole,)
     )
-
-
-def _archived(jobs: Sequence[Job]) -> bool:
-    """Whether the plan has anything that does not depend on REST."""
-    return any(window.file is not None for job in jobs for window in job.windows)
 
 
 def existing(settings: Settings) -> Store:

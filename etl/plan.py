@@ -471,3 +471,16 @@ def _together(wants: Sequence[Want], endpoint: Endpoint) -> Sequence[Want]:
         return ()
     windows = -(-(newest - min(want.rest_missing[0].start for want in recent)) // SHARED_SPAN)
     return recent if len(recent) > windows else ()
+
+
+def with_lost(jobs: Sequence[Job], refused: Iterable[Want], partitions: Partitions) -> tuple[Job, ...]:
+    """The jobs, and for each want whose REST source refuses this host what nobody is asked for: that is recorded as lost."""
+    found = list(jobs)
+    for want in refused:
+        asked = (span for job in jobs if want.series in job.series for span in (*(w.span for w in job.windows), *job.empty))
+        left = [span for span in subtract(want.missing, asked) if not want.series.interval or _grid(want.series).count(span)]
+        for place in dict.fromkeys(place for span in left for place in partitions(want.series, span)):
+            at = next((index for index, job in enumerate(found) if place in job.partitions), len(found))
+            job = found[at] if at < len(found) else _job(want, (place,), ())
+            found[at:] = [replace(job, lost=union([*job.lost, *intersection(left, [place.period])])), *found[at + 1 :]]
+    return tuple(found)

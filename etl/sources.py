@@ -107,10 +107,19 @@ class Sources:
 
     def refused(self, market: str, error: Refused) -> None:
         """REST refuses this host: raises the error, unless the archive can go on."""
-        if self.choice != "auto" or not self.asks_archive(market):
+        if not self.goes_on(market, error):
             raise error
-        if self.refusals.setdefault(market, error) is error:
+
+    def goes_on(self, market: str, error: Refused) -> bool:
+        """Whether under `auto` the other source can still answer when one refuses this host."""
+        if self.choice != "auto" or not self.asks_archive(market):
+            return False
+        archive = self.archive.refusal
+        if archive is not None and str(error) == str(archive):
+            return market not in self.refusals
+        if self.refusals.setdefault(market, error) is error and archive is None:
             log.warning("%s: the archive goes on alone", error)
+        return archive is None
 
     # ---- what they say
 

@@ -250,9 +250,8 @@ class Worker:
                     fresh.append(Fresh(group.source, answers, rows))
                 if not (errors or found.failures or any(len(one.rows) for one in fresh)):
                     self._doubt(job)
-                lost = subtract(
-                    (window.span for window, _ in found.failures), [answer.span for one in fresh for answer in one.answers]
-                )
+                failed = (window.span for window, _ in found.failures)
+                lost = subtract((*job.lost, *failed), [answer.span for one in fresh for answer in one.answers])
                 for partition, since in self._places(mine, fresh, lost):
                     replaced = self._replace(partition, since, fresh, lost, job)
                     if replaced is not None:
@@ -329,10 +328,13 @@ class Worker:
         covered = union(entry.span for entry in entries)
         life = job.life.intersect(partition.period)
         holes = quality.absent(series, times_of(series.dataset, merged.rows), intersection(covered, [life]))
-        if job.loose:
+        if not fresh and before:  # nobody was asked: what is absent stays what it was
+            holes = before.holes
+        elif job.loose:
             holes = _between(holes, times_of(series.dataset, merged.rows), job.life, partition.period)
         wanted = job.wanted if job.wanted is not None or before is None else before.wanted
-        failed = subtract(intersection([*lost, *(before.lost if before else ())], [partition.period]), covered)
+        answered = [*covered, *(answer.span for one in fresh for answer in one.answers)]  # also what is too young to be denied
+        failed = subtract(intersection([*lost, *(before.lost if before else ())], [partition.period]), answered)
         known = (before.coverage, before.holes, before.lost) if before else None
         same, findings = mend.told(series, mended, merged.rows) if mended else (0, [])
         written = merged.new + len(merged.changed) - same

@@ -631,6 +631,11 @@ def test_symbols_are_told_with_their_lives_without_a_lake(world, tmp_path, sourc
         with Pipeline(settings(exchange, tmp_path / "lake"), source=source) as pipeline:
             rows = pipeline.symbols("um")
             then = {row["symbol"] for row in pipeline.symbols("um", parse_time("2022-06-01"))}
+            # OCEANUSDT traded until 09:00 of its last day; of whom only days are known, the whole day counts.
+            last_day = [
+                "OCEANUSDT" in {row["symbol"] for row in pipeline.symbols("um", parse_time(at))}
+                for at in ("2024-07-01T00:00", "2024-07-01T08:00", "2024-07-02")
+            ]
         lived = {}
         for row in rows:
             begins = row["first_time"] or row["onboard_time"]
@@ -641,8 +646,46 @@ def test_symbols_are_told_with_their_lives_without_a_lake(world, tmp_path, sourc
         assert {symbol: lived[symbol] for symbol in LIVES} == day
         assert {"SRMUSDT", "ICPUSDT_SETTLED", "OCEANUSDT", "BTCUSDT"} <= then
         assert not {"LUNAUSDT", "TSLAUSDT"} & then
+        assert last_day == [True, True, False]
         assert (rest(exchange) == []) == (source == "archive")
         assert not (tmp_path / "lake").exists()
+
+
+# By its month: spot's exchangeInfo has no time of listing.
+SPOT = {"BTCUSDT": "2017-08", "ETHUSDT": "2017-08", "BNBUSDT": "2017-11", "SOLUSDT": "2020-08", "AVAXUSDT": "2020-09"}
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_spot_which_tells_no_listing_does_not_look_ahead(world, tmp_path, source):
+    lake = tmp_path / "lake"
+
+    def told():
+        with Pipeline(settings(exchange, lake), source=source) as pipeline:
+            then = {row["symbol"] for row in pipeline.symbols("spot", parse_time("2019-10-01"))}
+            return {row["symbol"]: row["first_time"] for row in pipeline.symbols("spot")}, then
+
+    with serve(world) as exchange:
+        first, then = told()
+        assert {symbol: time[:7] for symbol, time in first.items()} == SPOT
+        assert then == {"BTCUSDT", "ETHUSDT", "BNBUSDT"}
+        # A lake that begins later says what it can: since the first stored bar.
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1d", "2024-01-01", market="spot"), source=source))
+        in_order(run(exchange, lake, select("klines", "AVAXUSDT", "1h", "2020-09-01", "2020-10-01", "spot"), source=source))
+        with connect(lake) as connection:
+            alive = {
+                at: {row[0] for row in connection.sql(f"SELECT symbol FROM universe('{at}', market := 'spot')").fetchall()}
+                for at in ("2019-10-01", "2020-09-22 05:59", "2020-09-22 06:00", "2024-01-01")
+            }
+        assert alive == {
+            "2019-10-01": set(),
+            "2020-09-22 05:59": set(),
+            "2020-09-22 06:00": {"AVAXUSDT"},
+            "2024-01-01": {"AVAXUSDT", "BTCUSDT"},
+        }
+        first, then = told()
+        assert {symbol: time[:7] for symbol, time in first.items()} == SPOT
+        assert first["AVAXUSDT"] == "2020-09-22T06:00:00Z"
+        assert then == {"BTCUSDT", "ETHUSDT", "BNBUSDT"}
 
 
 def test_symbols_without_the_archive_ask_no_listing(exchange, tmp_path):
@@ -730,21 +773,73 @@ def test_the_document_of_a_refused_run(world, tmp_path):
     assert [(one["symbol"], "451" in one["error"]) for one in document["failed"]] == [("BTCUSDT", True)]
 
 
-@pytest.mark.parametrize("status", [418, 451])
-def test_a_tail_that_only_rest_has_is_refused(world, tmp_path, status):
+@pytest.mark.parametrize("status", [403, 418, 451])
+def test_a_tail_that_only_rest_has_is_lost(world, tmp_path, status):
+    """The archive, which may be asked, has said all that it can: the run is not refused, and the lake says what is lacking."""
+    lake, wanted = tmp_path / "lake", select("klines funding", "BTCUSDT", "1h", "2026-01-20")
+    tail = parse_time("2026-03-01")  # from where the archive has nothing yet
+    body = {403: "html", 418: "json", 451: "451"}[status]
+    with serve(world, rules=[{"action": "status", "path": "fapi", "status": status, "body": body}]) as exchange:
+        before = {}
+        for _ in range(3):
+            exchange.reset()
+            outcome = run(exchange, lake, wanted)
+            assert outcome.exit_code == 3
+            assert {(series, type(error)) for series, error in outcome.failed} == {(HOURS, Refused), (RATES, Refused)}
+            assert {(gap.series, gap.verdict, gap.span.start) for gap in outcome.gaps} == {
+                (series, "lost", tail) for series in (HOURS, RATES)
+            }
+            assert len(rest(exchange)) <= 1
+            assert before in ({}, partitions(lake))
+            before = partitions(lake)
+        assert told(lake, "verdict = 'lost' AND dataset = 'klines'", "day::VARCHAR, rows, expected, missing") == [
+            ("2026-03-01", 0, 12, 12)
+        ]
+        assert told(lake, "verdict = 'lost' AND dataset = 'funding'", "day::VARCHAR, rows") == [("2026-03-01", 0)]
+        shown = {row["dataset"]: row for row in status_of(lake)}
+        assert (shown["klines"]["lost"], shown["klines"]["missing"]) == (12, 0)
+        # The clock goes on, and so does what is lost.
+        exchange.clock.advance(2 * HOUR)
+        assert update(exchange, lake).exit_code == 3
+        assert told(lake, "verdict = 'lost' AND dataset = 'klines'", "missing") == [(14,)]
+        change(exchange)
+        later = settings(exchange, lake, state_dir=str(tmp_path / "pardoned"))
+        with Pipeline(later, stop=Hasty()) as pipeline:
+            in_order(pipeline.sync("backfill", [wanted]))
+        assert told(lake, "verdict = 'lost'") == []
+        assert_true(exchange, lake, HOURS, "2026-01-20", NOW + 2 * HOUR, NOW + 2 * HOUR)
+
+
+def status_of(lake):
+    return status(Store.open(lake, network="mainnet", layout="year"), NOW)
+
+
+def test_a_tail_of_a_lake_of_the_archive_is_lost_where_rest_is_refused(world, tmp_path):
     lake = tmp_path / "lake"
-    with serve(world) as exchange:
-        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-02-25")))
-        before = partitions(lake)
-        exchange.clock.advance(6 * HOUR)
-        body = {418: "json", 451: "451"}[status]
-        change(exchange, rules=[{"action": "status", "path": "fapi", "status": status, "body": body}])
-        outcome = update(exchange, lake)
-        assert outcome.exit_code == 4
-        assert {gap.verdict for gap in outcome.gaps} == {"lost"}
-        # What is stored stays.
-        assert {key: value[0] for key, value in partitions(lake).items()}.keys() == before.keys()
-        assert len(stored(lake, HOURS)) == 4 * 24 + 12
+    with serve(world, rules=[BLOCKED]) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-02-25"), source="archive"))
+        assert update(exchange, lake).exit_code == 3
+        assert told(lake, "verdict = 'lost'", "day::VARCHAR, missing") == [("2026-03-01", 12)]
+        assert update(exchange, lake, source="archive").exit_code == 0
+        with pytest.raises(Refused):
+            update(exchange, lake, source="rest")
+
+
+def test_what_the_archive_lacks_is_no_success_while_rest_is_refused(world, tmp_path):
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", *JANUARY)
+    lacks = {"key": "2026-01", "defect": "missing_day", "day": "2026-01-17"}
+    with serve(world, lacks, rules=[BLOCKED]) as exchange:
+        for _ in range(2):
+            outcome = run(exchange, lake, wanted)
+            assert (outcome.exit_code, [gap.verdict for gap in outcome.gaps]) == (3, ["missing"])
+        change(exchange, lacks)
+        assert in_order(run(exchange, lake, wanted)).rows_written == 24
+
+
+def test_where_both_refuse_the_run_is_refused(world, tmp_path):
+    lake, refuses = tmp_path / "lake", {"action": "status", "status": 451, "path": r"(fapi|\.zip|\.CHECKSUM)"}
+    with serve(world, rules=[refuses]) as exchange:
+        assert run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY)).exit_code == 4
 
 
 # ---- 6. the plan says what the server counts

@@ -160,6 +160,11 @@ class ArchiveSource:
         return Bulk(rows, digest, bulk.etag(version) if version else None, len(answer.body))
 
     @property
+    def refusal(self) -> Refused | None:
+        """Why it refuses this host, if it does."""
+        return self._refused
+
+    @property
     def stats(self) -> Stats:
         """A consistent snapshot; `weight` stays 0."""
         return self._persist.stats

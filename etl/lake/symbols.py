@@ -29,10 +29,14 @@ Row = dict[str, object]
 
 
 class Life(NamedTuple):
-    """The open times of the first and of the last bar of a contract (ms UTC); None for what is not known, or not over."""
+    """The open times of the first and of the last bar of a contract (ms UTC); None for what is not known, or not over.
+
+    `since` is the first bar that anybody has seen of it, though there may be earlier ones.
+    """
 
     first: int | None
     last: int | None
+    since: int | None = None
 
 
 class Symbols:
@@ -72,6 +76,8 @@ class Symbols:
             rows = contracts.setdefault(rule.symbol, [])
             if not rows or (rule.onboard_time is not None and ended(rows[-1]) < rule.onboard_time):
                 rows.append(dict.fromkeys(SCHEMA.names))
+            if rows[-1]["onboard_time"] is None and rule.onboard_time is not None:
+                rows[-1]["first_time"] = None  # it may have been the first stored bar only; the listing says more
             rows[-1].update({name: getattr(rule, name) for name in (*_TEXT, *_TIMES, *_NUMBERS)})
         for symbol, lived in lives.items():
             rows = contracts.setdefault(symbol, [])
@@ -80,8 +86,7 @@ class Symbols:
             unlived = [rows.pop()] if rows and _before(lived[-1].last, rows[-1]["onboard_time"]) else []
             rows[:0] = [dict(nobody) for _ in range(len(lived) - len(rows))]
             for row, life in zip(rows[-len(lived) :], lived, strict=True):
-                if life.first is not None:
-                    row["first_time"] = life.first
+                row["first_time"] = _first(row, life)
                 row["last_time"] = None if row["status"] == "TRADING" else life.last
             rows += unlived
         return dict(sorted(contracts.items()))
@@ -102,6 +107,14 @@ class Symbols:
         return True
 
 
+def _first(row: Row, life: Life) -> object:
+    """The first bar. Of a contract of which nobody tells the listing the first one that is known: it surely lived then."""
+    known = row["first_time"]
+    if life.first is not None or row["onboard_time"] is not None or life.since is None:
+        return known if life.first is None else life.first
+    return min(known, life.since) if isinstance(known, int) else life.since
+
+
 def _before(time: int | None, other: object) -> bool:
     return time is not None and isinstance(other, int) and time < other
 
@@ -114,10 +127,13 @@ def ended(row: Mapping[str, object]) -> int:
 
 
 def alive(row: Row, at: int) -> bool:
-    """Whether the life span of the row holds `at` (ms UTC): from its first bar, or its listing, to its last bar or delivery."""
+    """Whether the life span of the row holds `at` (ms UTC): from its first bar, or its listing, to its last bar or delivery.
+
+    Where neither bar nor listing is known it holds nothing: it may not have begun then.
+    """
     begins = row["first_time"] if row["first_time"] is not None else row["onboard_time"]
     ends = row["last_time"] if row["last_time"] is not None else row["delivery_time"]
-    return (not isinstance(begins, int) or begins <= at) and (not isinstance(ends, int) or at <= ends)
+    return isinstance(begins, int) and begins <= at and (not isinstance(ends, int) or at <= ends)
 
 
 def in_text(row: Row) -> Row:

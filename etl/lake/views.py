@@ -71,7 +71,8 @@ _JSON = "SELECT $names FROM read_json($files, format = 'newline_delimited', colu
 _DECODED = {"interval": "CASE r.interval WHEN '1mo' THEN '1M' ELSE r.interval END AS \"interval\""}
 
 # What the ledger takes from elsewhere than coverage: the first and the last row of a file of bars stand in its statistics;
-# settlements have no grid, so they are counted; a series of them begins with the first one, and ends a day after the last one.
+# settlements have no grid, so they are counted; a series of them begins with the first one, and ends a day after the last one,
+# and less than a day without any shows neither: they are at most eight hours apart (binance-facts 6).
 _LEDGER_OF = {
     True: {
         "settled": "",
@@ -79,6 +80,7 @@ _LEDGER_OF = {
         " max(epoch_ms(m.stats_max_value::TIMESTAMP)) + 1 AS past\n  FROM parquet_metadata($files) AS m"
         " WHERE m.path_in_schema = 'open_time' GROUP BY m.file_name",
         "first_of": "r.file_name = p.file_name",
+        "bare": "",
         "rows": "c.expected - c.missing",
         "counts": "",
     },
@@ -88,6 +90,9 @@ _LEDGER_OF = {
         "  FROM read_parquet($files, hive_partitioning = true, hive_types_autocast = false) AS s\n  GROUP BY ALL\n),\n",
         "first": "SELECT s.market, s.symbol, min(s.first) AS first, max(s.past) AS past FROM settled AS s GROUP BY ALL",
         "first_of": "r.market = p.etl.market AND r.symbol = p.etl.symbol",
+        "bare": "\n  UNION ALL\n  SELECT b.file, 'bare', b.low, b.high, NULL FROM ("
+        "SELECT s.file, s.start AS low, least(s.stop, s.begin) AS high FROM spans AS s UNION ALL "
+        "SELECT s.file, greatest(s.start, s.finish - 86400000), s.stop FROM spans AS s) AS b WHERE b.high - b.low >= 86400000",
         "rows": "coalesce(k.rows, 0)",
         "counts": "\nLEFT JOIN settled AS k ON k.market = c.market AND k.symbol = c.symbol AND k.cell = c.cell",
     },

@@ -165,6 +165,27 @@ def test_of_a_contract_that_only_bars_tell_of_the_next_one_takes_nothing(tmp_pat
     ]
 
 
+def test_without_a_listing_the_first_bar_that_is_known_stands_until_an_earlier_one_is(tmp_path):
+    """Spot tells no listing: a contract lived at least since the first bar that is stored of it."""
+    symbols, spot = Symbols(tmp_path, "spot"), replace(BTC, onboard_time=None)
+    symbols.update([spot], {"BTCUSDT": [Life(None, None, LISTED + 50)]})
+    for since, known in ((LISTED + 90, LISTED + 50), (LISTED + 20, LISTED + 20)):
+        symbols.update([spot], {"BTCUSDT": [Life(None, None, since)]})
+        assert symbols.rows()["BTCUSDT"]["first_time"] == known
+    symbols.update([spot], {"BTCUSDT": [Life(LISTED + 3, None, LISTED + 3)]})
+    assert symbols.rows()["BTCUSDT"]["first_time"] == LISTED + 3
+
+
+def test_a_listing_stands_above_a_first_bar_that_may_not_be_the_first(tmp_path):
+    symbols = Symbols(tmp_path, "um")
+    symbols.update([], {"BTCUSDT": [Life(None, None, LISTED + 9 * 86_400_000)]})  # as by the archive alone
+    assert symbols.rows()["BTCUSDT"]["first_time"] == LISTED + 9 * 86_400_000
+    symbols.update([BTC], {})
+    assert symbols.rows()["BTCUSDT"] == BTC_ROW
+    symbols.update([BTC], {"BTCUSDT": [Life(None, None, LISTED + 9 * 86_400_000)]})
+    assert symbols.rows()["BTCUSDT"] == BTC_ROW
+
+
 def test_merged_writes_nothing(tmp_path):
     assert Symbols(tmp_path, "um").merged([BTC], {}) == {"BTCUSDT": [BTC_ROW]}
     assert not path(tmp_path).exists()
@@ -212,15 +233,16 @@ def test_a_file_of_other_columns_is_an_error_that_names_it(tmp_path):
 @pytest.mark.parametrize(
     ("known", "at", "lives"),
     [
-        ({}, 5, True),
+        ({}, 5, False),  # nobody knows since when
+        ({"delivery_time": 20, "last_time": 15}, 5, False),
         ({"onboard_time": 5}, 4, False),
         ({"onboard_time": 5}, 5, True),
         ({"onboard_time": 5, "first_time": 8}, 7, False),
         ({"onboard_time": 9, "first_time": 8}, 8, True),
-        ({"delivery_time": 20}, 20, True),
-        ({"delivery_time": 20}, 21, False),
-        ({"delivery_time": 20, "last_time": 30}, 25, True),
-        ({"delivery_time": 20, "last_time": 15}, 16, False),
+        ({"first_time": 1, "delivery_time": 20}, 20, True),
+        ({"first_time": 1, "delivery_time": 20}, 21, False),
+        ({"first_time": 1, "delivery_time": 20, "last_time": 30}, 25, True),
+        ({"first_time": 1, "delivery_time": 20, "last_time": 15}, 16, False),
         ({"first_time": 1, "last_time": 1}, 1, True),
     ],
 )

@@ -553,24 +553,21 @@ def test_universe_of_a_day(lake, sql):
         "ALIVE": {"first_time": ms("2020-01-01"), "onboard_time": ms("2019-12-31")},
         "ENDED": {"first_time": ms("2020-01-01"), "last_time": ms("2023-06-30T23:59")},
         "LISTED": {"onboard_time": ms("2023-06-30"), "delivery_time": ms("2023-09-29T08:00")},
-        "UNKNOWN": {},
+        "UNKNOWN": {},  # it may not have begun
     }
     write_symbols(lake, *({"symbol": symbol, **life} for symbol, life in lives.items()))
     write_symbols(lake, {"symbol": "COIN", "first_time": ms("2020-01-01")}, market="cm")
     expected = {
-        "2019-12-31": {"UNKNOWN"},
-        "2020-01-01": {"ALIVE", "ENDED", "UNKNOWN"},
-        "2023-06-30 12:00": {"ALIVE", "ENDED", "LISTED", "UNKNOWN"},
-        "2023-07-01": {"ALIVE", "LISTED", "UNKNOWN"},
-        "2024-01-01": {"ALIVE", "UNKNOWN"},
+        "2019-12-31": set(),
+        "2020-01-01": {"ALIVE", "ENDED"},
+        "2023-06-30 12:00": {"ALIVE", "ENDED", "LISTED"},
+        "2023-07-01": {"ALIVE", "LISTED"},
+        "2024-01-01": {"ALIVE"},
     }
     for day, symbols in expected.items():
         assert {symbol for (symbol,) in sql(f"SELECT symbol FROM universe('{day}')")} == symbols, day
     assert sql("SELECT market, symbol FROM universe(TIMESTAMP '2024-01-01', market := 'cm')") == [("cm", "COIN")]
-    assert [symbol for (symbol,) in sql("SELECT symbol FROM universe(?) ORDER BY symbol", [at("2024-01-01")])] == [
-        "ALIVE",
-        "UNKNOWN",
-    ]
+    assert [symbol for (symbol,) in sql("SELECT symbol FROM universe(?)", [at("2024-01-01")])] == ["ALIVE"]
 
 
 # ledger
@@ -688,6 +685,27 @@ def test_ledger_of_funding_counts_its_rows(lake, sql):
         (date(2024, 1, 4), 1, None, None, "partial"),
     ]
     assert sql("SELECT DISTINCT dataset, interval FROM ledger") == [("funding", None)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "times", "expected"),
+    [
+        # Less than a day without a settlement is no sign of anything: they are up to eight hours apart.
+        ("2024-01-01T20:21/2024-01-02T12:00", ["2024-01-02", "2024-01-02T08:00"], ["partial", "partial"]),
+        ("2024-01-01T09:00/2024-01-01T13:00", [], ["partial"]),
+        ("2024-01-01T09:00/2024-01-01T13:00 2024-01-09/2024-01-10", ["2024-01-09T08:00"], ["partial", "partial"]),
+        ("2024-01-01/2024-01-02 2024-01-05T01:00/2024-01-05T07:00", ["2024-01-01T08:00"], ["partial", "partial"]),
+        ("2024-01-01/2024-01-02 2024-01-05T01:00/2024-01-06T02:00", ["2024-01-01"], ["complete", "not_listed", "not_listed"]),
+        # A day and more, before the first or after the last one.
+        ("2024-01-01T18:00/2024-01-03T12:00", ["2024-01-03"], ["not_listed", "not_listed", "partial"]),
+        ("2024-01-01/2024-01-02", [], ["not_listed"]),
+        ("2024-01-01/2024-01-03T12:00", ["2024-01-01T00:00"], ["complete", "not_listed", "not_listed"]),
+    ],
+)
+def test_ledger_of_less_than_a_day_without_settlements(lake, sql, asked, times, expected):
+    parts = [answer(*part.split("/")) for part in asked.split()]
+    write(lake, "funding", "X", None, "2024", [settlement(time, 0.1) for time in times], parts)
+    assert [verdict for (verdict,) in sql("SELECT verdict FROM ledger ORDER BY day")] == expected
 
 
 def test_ledger_of_month_files(lake, sql):

@@ -4,7 +4,8 @@
 --   source    of the answer that covers most of the cell; checked_at is the day of the latest answer
 --   verdict   lost: a source failed, so that not all of the cell was answered. not_listed: all that was asked lies before the first
 --             row, or behind the last one of a contract that is over, or in an absence of a week and more that every source
---             confirmed, as between two contracts of one name; of settlements, a day for which every source answered with none.
+--             confirmed, as between two contracts of one name; of settlements, a day for which every source answered with none,
+--             or what lies in a day or more (`bare`) before the first, or after the last one.
 --             missing, outage: bars, or a day's settlements, are absent from what one, or every, source answered. partial: not
 --             all of the cell was asked, or the series began or ended in it. else complete.
 SELECT * FROM (
@@ -57,7 +58,7 @@ pieces AS (
   SELECT s.file, 'covered', s.start, s.stop, NULL FROM spans AS s
   UNION ALL
   SELECT s.file, 'life', greatest(s.start, s.begin), least(s.stop, s.finish), NULL
-  FROM spans AS s WHERE greatest(s.start, s.begin) < least(s.stop, s.finish)
+  FROM spans AS s WHERE greatest(s.start, s.begin) < least(s.stop, s.finish)$bare
   UNION ALL
   SELECT h.file, 'hole', h.start, h.stop, NULL FROM holes AS h
   UNION ALL
@@ -103,6 +104,7 @@ cells AS (
     sum(c.length) FILTER (c.kind = 'lost') AS lost,
     sum(c.length) FILTER (c.kind = 'covered') AS covered,
     sum(c.length) FILTER (c.kind = 'life') AS life,
+    sum(c.length) FILTER (c.kind = 'bare') AS bare,
     sum(c.length) FILTER (c.kind = 'hole') AS hole,
     sum(c.length) FILTER (c.kind = 'rest') AS rest,
     sum(c.length) FILTER (c.kind = 'archive') AS archive,
@@ -125,6 +127,7 @@ SELECT c.market, '$dataset' AS dataset, c.symbol, c.interval, c.cell::DATE AS da
   CASE WHEN c.step IS NOT NULL THEN c.missing END AS missing,
   CASE
     WHEN c.lost > 0 THEN 'lost'
+    WHEN c.step IS NULL AND c.life IS NULL AND c.bare IS NULL THEN 'partial'
     WHEN c.life IS NULL OR (c.apart > 0 AND c.expected = 0) THEN 'not_listed'
     WHEN c.step IS NULL AND c.covered = c.whole AND $rows = 0
       THEN CASE WHEN c.life < c.whole OR least(c.by_rest, c.by_archive) = c.whole THEN 'not_listed' ELSE 'missing' END
