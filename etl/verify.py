@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from . import mend, registry
@@ -18,8 +19,9 @@ from . import plan as planning
 from .config import Settings
 from .errors import Cancelled, Damaged, EtlError, LakeError, Refused
 from .extract.retry import Stop
+from .grid import Times
 from .lake.store import Store, Stored
-from .lake.symbols import Symbols, ended
+from .lake.symbols import Row, Symbols, ended
 from .model import Finding, Series, Severity, Source, Window
 from .ranges import DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
 from .schema import times as times_of
@@ -44,8 +46,8 @@ class Verified:
     """The series that could not be compared with a source, and why."""
     damaged: tuple[tuple[Series, Damaged], ...] = ()
     """The files that do not hold what they should."""
-    contradicted: tuple[tuple[Series, TimeRange], ...] = ()
-    """Finer bars that differ from a bar which they make up."""
+    doubtful: tuple[tuple[Series, TimeRange], ...] = ()
+    """What may be wrong: finer bars that differ from a bar which they make up, and stretches in which settlements were due."""
 
     @property
     def sound(self) -> bool:
@@ -63,11 +65,16 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
     units: dict[tuple[str, str, str, str], list[tuple[Series, Path]]] = defaultdict(list)
     for series in sorted(every, key=_step):
         for path in store.paths(series):
-            units[series.market, series.dataset, series.symbol, path.stem[:4]].append((series, path))
+            year = path.stem[:4] if series.interval else ""
+            units[series.market, series.dataset, series.symbol, year].append((series, path))
+    contracts = {market: Symbols(store.root, market).contracts() for market in registry.MARKETS}
 
     def check(unit: Sequence[tuple[Series, Path]]) -> list[_Checked]:
         series, _ = unit[0]
-        return list(_of_year(store, unit, lives[series.market].get(series.symbol, ())))
+        checked = list(_of_year(store, unit, lives[series.market].get(series.symbol, ())))
+        if not series.interval:
+            checked.append(_of_skips(series, checked, contracts[series.market].get(series.symbol, ())))
+        return checked
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as cores:
         checked = [one for unit in cores.map(check, units.values()) for one in unit]
@@ -79,21 +86,22 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
     edges = (edge for series, some in files.items() for edge in _of_edges(series, some, trading[series.market]))
     findings = sorted([*(finding for one in checked for finding in one.findings), *edges], key=_rank)
     damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
-    contradicted = tuple(span for one in checked for span in one.contradicted)
-    rows = sum(one.rows for one in checked)
-    return Verified(len(every), len(checked), rows, tuple(findings), damaged=damaged, contradicted=contradicted)
+    doubtful = tuple(span for one in checked for span in one.doubtful)
+    rows, read = sum(one.rows for one in checked), sum(len(unit) for unit in units.values())
+    return Verified(len(every), read, rows, tuple(findings), damaged=damaged, doubtful=doubtful)
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """One file."""
+    """One file, or what its series shows as a whole."""
 
     series: Series
     rows: int
     findings: list[Finding]
     stored: Stored | None = None
     damaged: Damaged | None = None
-    contradicted: Sequence[tuple[Series, TimeRange]] = ()
+    doubtful: Sequence[tuple[Series, TimeRange]] = ()
+    settled: Times | None = None
 
 
 def compare(
@@ -225,7 +233,8 @@ def _of_year(store: Store, unit: Sequence[tuple[Series, Path]], lives: Sequence[
             elif sound and series.interval:
                 sums = list(checks.of_intervals(series, rows, finest, pa.concat_tables(sound)))
         contradicted = [(finest, span) for finding in sums for span in mend.about(series, finding.times)]
-        yield _Checked(series, len(rows), [*findings, *sums], stored, None, contradicted)
+        settled = None if series.interval else times_of(series.dataset, rows)
+        yield _Checked(series, len(rows), [*findings, *sums], stored, None, contradicted, settled)
 
 
 def _of_file(series: Series, stored: Stored, rows: pa.Table, lives: Sequence[TimeRange]) -> Iterator[Finding]:
@@ -240,6 +249,42 @@ def _of_file(series: Series, stored: Stored, rows: pa.Table, lives: Sequence[Tim
     one = subtract(stored.holes, denied)
     yield from _absent(series, "missing", "warning", one, "one source answered without them, the other was not asked")
     yield from _absent(series, "lost", "warning", stored.lost, "they could not be asked for; run etl update")
+
+
+def _of_skips(series: Series, files: Sequence[_Checked], contracts: Sequence[Row]) -> _Checked:
+    """The settlements that lack in a series, by all of its files: what is due at the end of one may stand in the next."""
+    times = np.concatenate([np.empty(0, np.int64), *(one.settled for one in files if one.settled is not None)])
+    entries = [entry for one in files if one.stored for entry in one.stored.coverage]
+    rest, archive = ([entry.span for entry in entries if entry.source == source] for source in ("rest", "archive"))
+    denied = intersection(rest, archive)
+    due: list[int] = []
+    stretches: list[TimeRange] = []
+    outages: list[TimeRange] = []
+    for skip in checks.skipped(times, [*rest, *archive], _settling(times, contracts)):
+        asked = [part for part in subtract([skip.span], denied) if any(time in part for time in skip.due)]
+        stretches += asked
+        due += [time for time in skip.due if any(time in part for part in asked)]
+        if not asked and skip.span.end - skip.span.start < registry.BETWEEN_LIVES:
+            outages.append(skip.span)
+    findings = [*checks.of_skips(series, due), *_absent(series, "outage", "info", outages, "no source has them")]
+    return _Checked(series, 0, findings, doubtful=[(series, stretch) for stretch in stretches])
+
+
+def _settling(times: Times, contracts: Sequence[Row]) -> list[TimeRange]:
+    """When there were settlements for certain: from the first to the last one that is stored, and while a perpetual contract
+    trades, from when it was listed for long, or had bars.
+    """
+    known = [TimeRange(int(times.min()), int(times.max()) + 1)] if len(times) else []
+    for row in contracts:
+        begins = [
+            time + margin
+            for time, margin in ((row["onboard_time"], LISTED_LONG), (row["first_time"], DAY))
+            if isinstance(time, int)
+        ]
+        ends = MAX_TIME if row["status"] == "TRADING" else row["last_time"]
+        if begins and isinstance(ends, int) and "PERPETUAL" in str(row["contract_type"]) and min(begins) < ends:
+            known.append(TimeRange(min(begins), ends))
+    return known
 
 
 def _of_edges(series: Series, files: Sequence[Stored], trading: Mapping[str, int]) -> Iterator[Finding]:

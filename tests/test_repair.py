@@ -147,6 +147,58 @@ def test_settlements_that_are_gone(exchange, lake):
     is_whole(exchange, lake)
 
 
+LOST = {
+    "the last ones": lambda rows: rows[:-30],
+    "the first ones": lambda rows: rows[30:],
+    "more than a week": lambda rows: [*rows[:50], *rows[75:]],
+    "two of four": lambda rows: [*rows[:50], rows[51], *rows[53:]],
+    "every second one": lambda rows: rows[::2],
+    "all": lambda rows: [],
+}
+
+
+@pytest.mark.parametrize("change", LOST.values(), ids=LOST)
+@pytest.mark.parametrize("source", ["auto", "rest"])
+def test_settlements_that_are_gone_are_found_and_fetched_again(exchange, lake, change, source):
+    right = stored(lake, RATES)
+    rewrite(lake, RATES, change)
+    lost = set(right) - set(stored(lake, RATES))
+    (finding,) = [f for f in verify(opened(lake)).findings if f.series == RATES and f.severity != "info"]
+    assert (finding.check, finding.count) == ("funding_gap", len(lost))
+    assert {time for time, *_ in lost} == {row[0] for row in right if row[0] // 60_000 * 60_000 in finding.times}
+    exchange.reset()
+    outcome = mend(exchange, lake, source=source)
+    asked = [request for request in exchange.requests if request.page]
+    assert {(request.params.get("symbol"), "fundingRate" in request.path) for request in asked} == {("BTCUSDT", True)}
+    assert (outcome.exit_code, outcome.rows_written, outcome.left) == (0, len(lost), [])
+    assert stored(lake, RATES) == right
+    is_whole(exchange, lake)
+
+
+def test_settlements_that_no_source_has_are_asked_for_and_told(exchange, lake):
+    rewrite(lake, RATES, lambda rows: [*rows[:20], *rows[23:]])
+    exchange.faults = Faults([{"action": "empty_page", "path": "fundingRate"}])
+    outcome = mend(exchange, lake, source="rest")
+    assert [(f.check, f.severity, f.count) for f in outcome.findings] == [("funding_gap", "warning", 3)]
+
+
+@pytest.mark.parametrize("spans", [[], [[END - 86_400_000, END]]], ids=["no coverage", "a day of it"])
+def test_settlements_without_their_coverage(exchange, lake, spans):
+    right = stored(lake, RATES)
+    path = next(path for path in opened(lake).paths(RATES) if path.stem == "2026")
+    table, about = pq.read_table(path, partitioning=None), json.loads(pq.read_metadata(path).metadata[b"etl"])
+    about["coverage"] = [about["coverage"][0] | {"start": start, "end": end} for start, end in spans]
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"etl": json.dumps(about)})
+    uncovered = sum(row[0] >= parse_time("2026-01-01") and not any(a <= row[0] < b for a, b in spans) for row in right)
+    (finding,) = [f for f in verify(opened(lake)).findings if f.severity == "error" and f.check == "footer"]
+    assert (finding.series, finding.count) == (RATES, uncovered)
+    assert mend(exchange, lake).exit_code == 0
+    assert stored(lake, RATES) == right
+    is_whole(exchange, lake)
+
+
 def test_a_wrong_rate(exchange, lake):
     rewrite(lake, RATES, lambda rows: with_one(rows, 20, funding_rate=float("inf")))
     assert mend(exchange, lake).exit_code == 0
