@@ -75,6 +75,8 @@ def wrong_rows(found: Verified, *, doubts: bool) -> dict[Series, tuple[TimeRange
     for finding in found.findings:
         if finding.times and (_is_wrong(finding) or (doubts and finding.check in _DOUBTS)):
             spans[finding.series] += mend.about(finding.series, finding.times)
+        elif finding.check == "uncovered" and finding.severity == "error":
+            spans[finding.series].append(finding.span)
     for series, span in found.doubtful if doubts else ():
         spans[series].append(span)
     return {series: union(some) for series, some in spans.items()}

@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 
-from . import mend, registry
+from . import mend, publication, registry
 from . import plan as planning
 from .config import Settings
 from .errors import Cancelled, Damaged, EtlError, LakeError, Refused
@@ -23,7 +24,7 @@ from .grid import Times
 from .lake.store import Store, Stored
 from .lake.symbols import Row, Symbols, ended
 from .model import Finding, Series, Severity, Source, Window
-from .ranges import DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
+from .ranges import ALWAYS, DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
 from .schema import times as times_of
 from .sources import Sources
 from .transform import checks, normalize, quality
@@ -83,8 +84,15 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
         if one.stored:
             files[one.series].append(one.stored)
     trading = {market: _trading(store, market) for market in registry.MARKETS}
-    edges = (edge for series, some in files.items() for edge in _of_edges(series, some, trading[series.market]))
-    findings = sorted([*(finding for one in checked for finding in one.findings), *edges], key=_rank)
+    whole = [
+        finding
+        for series in every
+        for finding in (
+            *_of_edges(series, files[series], trading[series.market], lives[series.market].get(series.symbol, ())),
+            *_of_absent_files(store, series, files[series], lives[series.market].get(series.symbol, ())),
+        )
+    ]
+    findings = sorted([*(finding for one in checked for finding in one.findings), *whole], key=_rank)
     damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
     doubtful = tuple(span for one in checked for span in one.doubtful)
     rows, read = sum(one.rows for one in checked), sum(len(unit) for unit in units.values())
@@ -287,22 +295,63 @@ def _settling(times: Times, contracts: Sequence[Row]) -> list[TimeRange]:
     return known
 
 
-def _of_edges(series: Series, files: Sequence[Stored], trading: Mapping[str, int]) -> Iterator[Finding]:
-    """Rows that are gone from the beginning or the end of a file, where the series lived: between its first and its last row,
-    and, of a contract that trades, since it was listed for long and up to now.
+def _of_edges(
+    series: Series, files: Sequence[Stored], trading: Mapping[str, int], lives: Sequence[TimeRange]
+) -> Iterator[Finding]:
+    """Rows that are gone from the beginning or the end of a file, or all of them, where the series lived: between its first and
+    its last row, and, of a contract that trades, since it was listed for long and up to now; where a file has no row at all,
+    also where a whole file of the archive was read: that one had some.
     """
     rows = [
         TimeRange(file.first, _next(series, file.last)) for file in files if file.first is not None and file.last is not None
     ]
     known = [bound for span in rows for bound in (span.start, span.end)]
     if series.symbol in trading:
-        known += [MAX_TIME] if rows else []
+        known += [MAX_TIME] if rows or series.dataset == "klines" else []
         known += [trading[series.symbol] + LISTED_LONG] if series.dataset == "klines" else []
     life = TimeRange(min(known, default=0), max(known, default=0))
     for file in files:
         here = next((span for span in rows if span.start == file.first), TimeRange(0, 0))
         covered = intersection((entry.span for entry in file.coverage), [file.partition.period])
-        yield from checks.of_edges(series, here, covered, file.holes, life)
+        lived = [life] if file.rows else [life, *intersection(_zipped(file), lives or [ALWAYS])]
+        yield from checks.of_edges(series, here, covered, file.holes, lived)
+
+
+def _zipped(stored: Stored) -> list[TimeRange]:
+    """The days and months of which the archive's file was read, and not only in part."""
+    series = stored.partition.series
+    read = [entry for entry in stored.coverage if entry.sha256]
+    whole = {
+        (file.span, file.key)
+        for entry in read
+        for kind in get_args(publication.Kind)
+        for file in [publication.file_of(series, kind, entry.span.start)]
+    }
+    return [entry.span for entry in read if (entry.span, entry.key) in whole]
+
+
+def _of_absent_files(store: Store, series: Series, files: Sequence[Stored], lives: Sequence[TimeRange]) -> Iterator[Finding]:
+    """The periods that lie between what is stored, or behind the time since when the series is wanted, and have no file."""
+    paths = store.paths(series)
+    if not paths:
+        message = "its folder is there and has no file; etl backfill with its name and its start fetches it again"
+        yield Finding(series, "uncovered", "warning", TimeRange(0, 0), 1, message)
+        return
+    spans = [span for file in files for span in (*(entry.span for entry in file.coverage), *file.lost)]
+    since = [file.wanted for file in files if file.wanted is not None]
+    if not spans:
+        return
+    begin = max(min([*since, *(span.start for span in spans)]), registry.market(series.market).first_time)
+    whole = TimeRange(min(begin, spans[0].start), max(span.end for span in spans))
+    absent = intersection(subtract([whole], spans), lives or [whole])
+    for partition in store.partitions(series, whole):
+        gone = intersection(absent, [partition.period]) if store.path(partition) not in paths else ()
+        count = sum(registry.interval(series.interval).count(span) for span in gone) if series.interval else len(gone)
+        if count:
+            what = f"{count} bars" if series.interval else "the settlements"
+            span = TimeRange(gone[0].start, gone[-1].end)
+            message = f"{store.path(partition)} is not there, and {what} of {span} in no other file; etl repair asks for them"
+            yield Finding(series, "uncovered", "error", span, count, message)
 
 
 def _next(series: Series, time: int) -> int:

@@ -107,6 +107,7 @@ DAMAGE = {
     "ten rows gone": lambda rows: [*rows[:50], *rows[60:]],
     "the first rows gone": lambda rows: rows[3:],
     "the last rows gone": lambda rows: rows[:-3],
+    "all rows gone": lambda rows: [],
     "rows of another year": lambda rows: [rows[0] | {"open_time": rows[0]["open_time"] - timedelta(days=60)}, *rows[1:]],
     "a row that nobody asked for": lambda rows: [
         *rows,
@@ -234,6 +235,59 @@ def test_a_flipped_byte(exchange, lake):
     assert mend(exchange, lake).exit_code == 0
     assert (lake / "quarantine" / path.relative_to(lake)).read_bytes() == body
     is_whole(exchange, lake)
+
+
+DAYS = Series("um", "klines", "BTCUSDT", "1d")
+
+
+@pytest.mark.parametrize(("symbol", "years"), [("BTCUSDT", [2025, 2026]), ("SRMUSDT", [2021, 2022])])
+def test_files_without_any_of_their_rows(exchange, lake, symbol, years):
+    """Of a contract that trades and of one that is over, and none of its files has a row."""
+    series, end = Series("um", "klines", symbol, "1d"), parse_time(f"{years[1]}-02-01")
+    fill(exchange, lake, "klines", symbol, "1d", start=parse_time(f"{years[0]}-11-01"), end=end)
+    right = stored(lake, series)
+    for year in years:
+        rewrite(lake, series, lambda rows: [], str(year))
+    errors = [f for f in verify(opened(lake)).findings if f.severity == "error"]
+    assert {(f.series, f.check) for f in errors} == {(series, "footer")}
+    assert sorted(time for f in errors for time in f.times) == [row[0] for row in right]
+    outcome = mend(exchange, lake)
+    assert (outcome.exit_code, outcome.rows_written, outcome.left, outcome.gaps) == (0, len(right), [], [])
+    assert stored(lake, series) == right
+    assert verify(opened(lake)).sound
+
+
+@pytest.mark.parametrize("year", ["2022", "2024"], ids=["the first one", "one between others"])
+def test_a_file_that_is_gone(exchange, lake, year):
+    fill(exchange, lake, "klines funding", "BTCUSDT", "1d", start=parse_time("2022-03-01"))
+    for series in (DAYS, RATES):
+        right = stored(lake, series)
+        (path,) = [path for path in opened(lake).paths(series) if path.stem == year]
+        path.unlink()
+        (finding,) = [f for f in verify(opened(lake)).findings if f.severity == "error"]
+        assert (finding.series, finding.check) == (series, "uncovered")
+        days = {"2022": 306, "2024": 366}[year]
+        assert finding.count == days if series == DAYS else 1
+        assert (finding.span.end - finding.span.start) // (24 * 3_600_000) == days
+        outcome = mend(exchange, lake)
+        assert (outcome.exit_code, outcome.left) == (0, [])
+        assert stored(lake, series) == right
+        assert verify(opened(lake)).sound
+
+
+def test_a_file_that_is_gone_and_nobody_brings(exchange, lake):
+    fill(exchange, lake, "klines", "BTCUSDT", "1d", start=parse_time("2022-03-01"))
+    next(path for path in opened(lake).paths(DAYS) if path.stem == "2024").unlink()
+    exchange.faults = Faults([{"action": "status", "status": 503, "path": "klines"}])
+    outcome = mend(exchange, lake, source="rest")
+    assert (outcome.exit_code, [series for series, _ in outcome.failed]) == (3, [DAYS])
+
+
+def test_series_whose_files_are_all_gone_are_told(exchange, lake):
+    for path in opened(lake).paths(OTHER):
+        path.unlink()
+    (finding,) = [f for f in verify(opened(lake)).findings if f.severity != "info"]
+    assert (finding.series, finding.check, finding.severity) == (OTHER, "uncovered", "warning")
 
 
 TWICE = ["mended", "mended", "republished", "republished"]  # of both symbols

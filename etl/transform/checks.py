@@ -80,13 +80,13 @@ def _unrecorded(series: Series, interval: Interval, unrecorded: Sequence[TimeRan
 
 
 def of_edges(
-    series: Series, rows: TimeRange, covered: Sequence[TimeRange], holes: Sequence[TimeRange], life: TimeRange
+    series: Series, rows: TimeRange, covered: Sequence[TimeRange], holes: Sequence[TimeRange], lives: Sequence[TimeRange]
 ) -> Iterator[Finding]:
-    """Whether each absence before and behind the `rows` of a file is recorded, where the series certainly lived (`life`)."""
+    """Whether each absence before and behind the `rows` of a file is recorded, where the series certainly lived."""
     if not series.interval:
         return
     interval = _interval(series)
-    unrecorded = [run for run in subtract(intersection(covered, [life]), [rows, *holes]) if interval.count(run)]
+    unrecorded = [run for run in subtract(intersection(covered, lives), [rows, *holes]) if interval.count(run)]
     yield from _unrecorded(series, interval, unrecorded)
 
 
