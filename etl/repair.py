@@ -18,7 +18,9 @@ from .verify import Verified
 # Where a source was compared with, its rows are the right ones.
 _COMPARED = frozenset({"differs", "absent"})
 # What may be the exchange's own doing, and is asked once.
-_DOUBTS = frozenset({"sums", "funding_gap"})
+_DOUBTS = frozenset({"sums"})
+# What was asked for again and is still not there: no error, but to be told.
+_TOLD = "funding_gap"
 
 
 def repair(
@@ -39,6 +41,7 @@ def repair(
     """
     store, stop = existing(settings), stop or Stop()
     named: set[Series] = set()
+    told: list[Finding] = []
 
     def check(which: Callable[[Series], bool]) -> Verified:
         found = verify.verify(store, which)
@@ -55,10 +58,13 @@ def repair(
         if not named:
             return [], ()
         found = check(named.__contains__)
+        told.extend(finding for finding in found.findings if finding.check == _TOLD)
         return [finding for finding in found.findings if _is_wrong(finding)], found.failed
 
     with Pipeline(settings, source=against or source, stop=stop, progress=progress, run_id=run_id) as pipeline:
-        return pipeline.repair(wrong, chosen, left, against=against, dry_run=dry_run, wait=wait)
+        outcome = pipeline.repair(wrong, chosen, left, against=against, dry_run=dry_run, wait=wait)
+    outcome.findings += told
+    return outcome
 
 
 def wrong_rows(found: Verified, *, doubts: bool) -> dict[Series, tuple[TimeRange, ...]]:
@@ -69,7 +75,9 @@ def wrong_rows(found: Verified, *, doubts: bool) -> dict[Series, tuple[TimeRange
     for finding in found.findings:
         if finding.times and (_is_wrong(finding) or (doubts and finding.check in _DOUBTS)):
             spans[finding.series] += mend.about(finding.series, finding.times)
-    for series, span in found.contradicted if doubts else ():
+        elif finding.check == "uncovered" and finding.severity == "error":
+            spans[finding.series].append(finding.span)
+    for series, span in found.doubtful if doubts else ():
         spans[series].append(span)
     return {series: union(some) for series, some in spans.items()}
 

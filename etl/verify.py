@@ -10,18 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pyarrow as pa
 
-from . import mend, registry
+from . import mend, publication, registry
 from . import plan as planning
 from .config import Settings
 from .errors import Cancelled, Damaged, EtlError, LakeError, Refused
 from .extract.retry import Stop
+from .grid import Times
 from .lake.store import Store, Stored
-from .lake.symbols import Symbols, ended
+from .lake.symbols import Row, Symbols, ended
 from .model import Finding, Series, Severity, Source, Window
-from .ranges import DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
+from .ranges import ALWAYS, DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
 from .schema import times as times_of
 from .sources import Sources
 from .transform import checks, normalize, quality
@@ -44,8 +47,8 @@ class Verified:
     """The series that could not be compared with a source, and why."""
     damaged: tuple[tuple[Series, Damaged], ...] = ()
     """The files that do not hold what they should."""
-    contradicted: tuple[tuple[Series, TimeRange], ...] = ()
-    """Finer bars that differ from a bar which they make up."""
+    doubtful: tuple[tuple[Series, TimeRange], ...] = ()
+    """What may be wrong: finer bars that differ from a bar which they make up, and stretches in which settlements were due."""
 
     @property
     def sound(self) -> bool:
@@ -63,11 +66,16 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
     units: dict[tuple[str, str, str, str], list[tuple[Series, Path]]] = defaultdict(list)
     for series in sorted(every, key=_step):
         for path in store.paths(series):
-            units[series.market, series.dataset, series.symbol, path.stem[:4]].append((series, path))
+            year = path.stem[:4] if series.interval else ""
+            units[series.market, series.dataset, series.symbol, year].append((series, path))
+    contracts = {market: Symbols(store.root, market).contracts() for market in registry.MARKETS}
 
     def check(unit: Sequence[tuple[Series, Path]]) -> list[_Checked]:
         series, _ = unit[0]
-        return list(_of_year(store, unit, lives[series.market].get(series.symbol, ())))
+        checked = list(_of_year(store, unit, lives[series.market].get(series.symbol, ())))
+        if not series.interval:
+            checked.append(_of_skips(series, checked, contracts[series.market].get(series.symbol, ())))
+        return checked
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as cores:
         checked = [one for unit in cores.map(check, units.values()) for one in unit]
@@ -76,27 +84,37 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
         if one.stored:
             files[one.series].append(one.stored)
     trading = {market: _trading(store, market) for market in registry.MARKETS}
-    waiting = [
-        _waiting(series, since) for series, since in store.wanted().items() if chosen(series) and not store.paths(series)
+    waiting = {series: since for series, since in store.wanted().items() if not store.paths(series)}
+    whole = [
+        finding
+        for series in every
+        for finding in (
+            *_of_edges(series, files[series], trading[series.market], lives[series.market].get(series.symbol, ())),
+            *(
+                [_waiting(series, waiting[series])]
+                if series in waiting
+                else _of_absent_files(store, series, files[series], lives[series.market].get(series.symbol, ()))
+            ),
+        )
     ]
-    edges = (edge for series, some in files.items() for edge in _of_edges(series, some, trading[series.market]))
-    findings = sorted([*(finding for one in checked for finding in one.findings), *edges, *waiting], key=_rank)
+    findings = sorted([*(finding for one in checked for finding in one.findings), *whole], key=_rank)
     damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
-    contradicted = tuple(span for one in checked for span in one.contradicted)
-    rows = sum(one.rows for one in checked)
-    return Verified(len(every), len(checked), rows, tuple(findings), damaged=damaged, contradicted=contradicted)
+    doubtful = tuple(span for one in checked for span in one.doubtful)
+    rows, read = sum(one.rows for one in checked), sum(len(unit) for unit in units.values())
+    return Verified(len(every), read, rows, tuple(findings), damaged=damaged, doubtful=doubtful)
 
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """One file."""
+    """One file, or what its series shows as a whole."""
 
     series: Series
     rows: int
     findings: list[Finding]
     stored: Stored | None = None
     damaged: Damaged | None = None
-    contradicted: Sequence[tuple[Series, TimeRange]] = ()
+    doubtful: Sequence[tuple[Series, TimeRange]] = ()
+    settled: Times | None = None
 
 
 def compare(
@@ -242,7 +260,8 @@ def _of_year(store: Store, unit: Sequence[tuple[Series, Path]], lives: Sequence[
                 findings += sums
                 contradicted += [(finer, span) for finding in sums for span in mend.about(series, finding.times)]
         sound.setdefault(series, []).append(good)
-        yield _Checked(series, len(rows), findings, stored, None, contradicted)
+        settled = None if series.interval else times_of(series.dataset, rows)
+        yield _Checked(series, len(rows), findings, stored, None, contradicted, settled)
 
 
 def _without_errors(series: Series, rows: pa.Table, findings: Sequence[Finding]) -> pa.Table:
@@ -267,22 +286,99 @@ def _of_file(series: Series, stored: Stored, rows: pa.Table, lives: Sequence[Tim
     yield from _absent(series, "lost", "warning", stored.lost, "they could not be asked for; run etl update")
 
 
-def _of_edges(series: Series, files: Sequence[Stored], trading: Mapping[str, int]) -> Iterator[Finding]:
-    """Rows that are gone from the beginning or the end of a file, where the series lived: between its first and its last row,
-    and, of a contract that trades, since it was listed for long and up to now.
+def _of_skips(series: Series, files: Sequence[_Checked], contracts: Sequence[Row]) -> _Checked:
+    """The settlements that lack in a series, by all of its files: what is due at the end of one may stand in the next."""
+    times = np.concatenate([np.empty(0, np.int64), *(one.settled for one in files if one.settled is not None)])
+    entries = [entry for one in files if one.stored for entry in one.stored.coverage]
+    rest, archive = ([entry.span for entry in entries if entry.source == source] for source in ("rest", "archive"))
+    denied = intersection(rest, archive)
+    due: list[int] = []
+    stretches: list[TimeRange] = []
+    outages: list[TimeRange] = []
+    for skip in checks.skipped(times, [*rest, *archive], _settling(times, contracts)):
+        asked = [part for part in subtract([skip.span], denied) if any(time in part for time in skip.due)]
+        stretches += asked
+        due += [time for time in skip.due if any(time in part for part in asked)]
+        if not asked and skip.span.end - skip.span.start < registry.BETWEEN_LIVES:
+            outages.append(skip.span)
+    findings = [*checks.of_skips(series, due), *_absent(series, "outage", "info", outages, "no source has them")]
+    return _Checked(series, 0, findings, doubtful=[(series, stretch) for stretch in stretches])
+
+
+def _settling(times: Times, contracts: Sequence[Row]) -> list[TimeRange]:
+    """When there were settlements for certain: from the first to the last one that is stored, and while a perpetual contract
+    trades, from when it was listed for long, or had bars.
+    """
+    known = [TimeRange(int(times.min()), int(times.max()) + 1)] if len(times) else []
+    for row in contracts:
+        begins = [
+            time + margin
+            for time, margin in ((row["onboard_time"], LISTED_LONG), (row["first_time"], DAY))
+            if isinstance(time, int)
+        ]
+        ends = MAX_TIME if row["status"] == "TRADING" else row["last_time"]
+        if begins and isinstance(ends, int) and "PERPETUAL" in str(row["contract_type"]) and min(begins) < ends:
+            known.append(TimeRange(min(begins), ends))
+    return known
+
+
+def _of_edges(
+    series: Series, files: Sequence[Stored], trading: Mapping[str, int], lives: Sequence[TimeRange]
+) -> Iterator[Finding]:
+    """Rows that are gone from the beginning or the end of a file, or all of them, where the series lived: between its first and
+    its last row, and, of a contract that trades, since it was listed for long and up to now; where a file has no row at all,
+    also where a whole file of the archive was read: that one had some.
     """
     rows = [
         TimeRange(file.first, _next(series, file.last)) for file in files if file.first is not None and file.last is not None
     ]
     known = [bound for span in rows for bound in (span.start, span.end)]
     if series.symbol in trading:
-        known += [MAX_TIME] if rows else []
+        known += [MAX_TIME] if rows or series.dataset == "klines" else []
         known += [trading[series.symbol] + LISTED_LONG] if series.dataset == "klines" else []
     life = TimeRange(min(known, default=0), max(known, default=0))
     for file in files:
         here = next((span for span in rows if span.start == file.first), TimeRange(0, 0))
         covered = intersection((entry.span for entry in file.coverage), [file.partition.period])
-        yield from checks.of_edges(series, here, covered, file.holes, life)
+        lived = [life] if file.rows else [life, *intersection(_zipped(file), lives or [ALWAYS])]
+        yield from checks.of_edges(series, here, covered, file.holes, lived)
+
+
+def _zipped(stored: Stored) -> list[TimeRange]:
+    """The days and months of which the archive's file was read, and not only in part."""
+    series = stored.partition.series
+    read = [entry for entry in stored.coverage if entry.sha256]
+    whole = {
+        (file.span, file.key)
+        for entry in read
+        for kind in get_args(publication.Kind)
+        for file in [publication.file_of(series, kind, entry.span.start)]
+    }
+    return [entry.span for entry in read if (entry.span, entry.key) in whole]
+
+
+def _of_absent_files(store: Store, series: Series, files: Sequence[Stored], lives: Sequence[TimeRange]) -> Iterator[Finding]:
+    """The periods that lie between what is stored, or behind the time since when the series is wanted, and have no file."""
+    paths = store.paths(series)
+    if not paths:
+        message = "its folder is there and has no file; etl backfill with its name and its start fetches it again"
+        yield Finding(series, "uncovered", "warning", TimeRange(0, 0), 1, message)
+        return
+    spans = [span for file in files for span in (*(entry.span for entry in file.coverage), *file.lost)]
+    since = [file.wanted for file in files if file.wanted is not None]
+    if not spans:
+        return
+    begin = max(min([*since, *(span.start for span in spans)]), registry.market(series.market).first_time)
+    whole = TimeRange(min(begin, spans[0].start), max(span.end for span in spans))
+    absent = intersection(subtract([whole], spans), lives or [whole])
+    for partition in store.partitions(series, whole):
+        gone = intersection(absent, [partition.period]) if store.path(partition) not in paths else ()
+        count = sum(registry.interval(series.interval).count(span) for span in gone) if series.interval else len(gone)
+        if count:
+            what = f"{count} bars" if series.interval else "the settlements"
+            span = TimeRange(gone[0].start, gone[-1].end)
+            message = f"{store.path(partition)} is not there, and {what} of {span} in no other file; etl repair asks for them"
+            yield Finding(series, "uncovered", "error", span, count, message)
 
 
 def _waiting(series: Series, since: int) -> Finding:

@@ -8,7 +8,7 @@ import pytest
 from etl.lake.store import Store
 from etl.model import Series
 from etl.pipeline import Pipeline, Selection
-from etl.ranges import MINUTE, parse_time
+from etl.ranges import MINUTE, iso, parse_time
 from etl.sim.clock import Clock
 from etl.sim.replay import ReplayWorld
 from etl.sim.server import Simulator
@@ -69,7 +69,16 @@ def test_the_step_of_funding_changes_where_it_did(anomalies, checked):
     begins = {(series.symbol, store.files(series)[0].first // MINUTE * MINUTE) for series in store.series()}
     assert len(known) == 46
     assert told == known - begins  # a recording's first settlement has none before it to differ from
-    assert {f.check for f in found.findings} <= {"funding_step"}
+    assert {f.check for f in found.findings} <= {"funding_step", "funding_gap"}
+    spans = {series: [file for file in store.files(series) if file.rows] for series in store.series()}
+    within = [
+        (f.series.symbol, iso(time))
+        for f in found.findings
+        if f.check == "funding_gap"
+        for time in f.times
+        if spans[f.series][0].first < time < spans[f.series][-1].last
+    ]
+    assert within == []  # before and behind it what was not recorded does lack
 
 
 def test_the_candle_that_was_open_when_it_was_recorded_is_not_stored(anomalies, checked):

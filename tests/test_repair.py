@@ -107,6 +107,7 @@ DAMAGE = {
     "ten rows gone": lambda rows: [*rows[:50], *rows[60:]],
     "the first rows gone": lambda rows: rows[3:],
     "the last rows gone": lambda rows: rows[:-3],
+    "all rows gone": lambda rows: [],
     "rows of another year": lambda rows: [rows[0] | {"open_time": rows[0]["open_time"] - timedelta(days=60)}, *rows[1:]],
     "a row that nobody asked for": lambda rows: [
         *rows,
@@ -147,6 +148,58 @@ def test_settlements_that_are_gone(exchange, lake):
     is_whole(exchange, lake)
 
 
+LOST = {
+    "the last ones": lambda rows: rows[:-30],
+    "the first ones": lambda rows: rows[30:],
+    "more than a week": lambda rows: [*rows[:50], *rows[75:]],
+    "two of four": lambda rows: [*rows[:50], rows[51], *rows[53:]],
+    "every second one": lambda rows: rows[::2],
+    "all": lambda rows: [],
+}
+
+
+@pytest.mark.parametrize("change", LOST.values(), ids=LOST)
+@pytest.mark.parametrize("source", ["auto", "rest"])
+def test_settlements_that_are_gone_are_found_and_fetched_again(exchange, lake, change, source):
+    right = stored(lake, RATES)
+    rewrite(lake, RATES, change)
+    lost = set(right) - set(stored(lake, RATES))
+    (finding,) = [f for f in verify(opened(lake)).findings if f.series == RATES and f.severity != "info"]
+    assert (finding.check, finding.count) == ("funding_gap", len(lost))
+    assert {time for time, *_ in lost} == {row[0] for row in right if row[0] // 60_000 * 60_000 in finding.times}
+    exchange.reset()
+    outcome = mend(exchange, lake, source=source)
+    asked = [request for request in exchange.requests if request.page]
+    assert {(request.params.get("symbol"), "fundingRate" in request.path) for request in asked} == {("BTCUSDT", True)}
+    assert (outcome.exit_code, outcome.rows_written, outcome.left) == (0, len(lost), [])
+    assert stored(lake, RATES) == right
+    is_whole(exchange, lake)
+
+
+def test_settlements_that_no_source_has_are_asked_for_and_told(exchange, lake):
+    rewrite(lake, RATES, lambda rows: [*rows[:20], *rows[23:]])
+    exchange.faults = Faults([{"action": "empty_page", "path": "fundingRate"}])
+    outcome = mend(exchange, lake, source="rest")
+    assert [(f.check, f.severity, f.count) for f in outcome.findings] == [("funding_gap", "warning", 3)]
+
+
+@pytest.mark.parametrize("spans", [[], [[END - 86_400_000, END]]], ids=["no coverage", "a day of it"])
+def test_settlements_without_their_coverage(exchange, lake, spans):
+    right = stored(lake, RATES)
+    path = next(path for path in opened(lake).paths(RATES) if path.stem == "2026")
+    table, about = pq.read_table(path, partitioning=None), json.loads(pq.read_metadata(path).metadata[b"etl"])
+    about["coverage"] = [about["coverage"][0] | {"start": start, "end": end} for start, end in spans]
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"etl": json.dumps(about)})
+    uncovered = sum(row[0] >= parse_time("2026-01-01") and not any(a <= row[0] < b for a, b in spans) for row in right)
+    (finding,) = [f for f in verify(opened(lake)).findings if f.severity == "error" and f.check == "footer"]
+    assert (finding.series, finding.count) == (RATES, uncovered)
+    assert mend(exchange, lake).exit_code == 0
+    assert stored(lake, RATES) == right
+    is_whole(exchange, lake)
+
+
 def test_a_wrong_rate(exchange, lake):
     rewrite(lake, RATES, lambda rows: with_one(rows, 20, funding_rate=float("inf")))
     assert mend(exchange, lake).exit_code == 0
@@ -182,6 +235,59 @@ def test_a_flipped_byte(exchange, lake):
     assert mend(exchange, lake).exit_code == 0
     assert (lake / "quarantine" / path.relative_to(lake)).read_bytes() == body
     is_whole(exchange, lake)
+
+
+DAYS = Series("um", "klines", "BTCUSDT", "1d")
+
+
+@pytest.mark.parametrize(("symbol", "years"), [("BTCUSDT", [2025, 2026]), ("SRMUSDT", [2021, 2022])])
+def test_files_without_any_of_their_rows(exchange, lake, symbol, years):
+    """Of a contract that trades and of one that is over, and none of its files has a row."""
+    series, end = Series("um", "klines", symbol, "1d"), parse_time(f"{years[1]}-02-01")
+    fill(exchange, lake, "klines", symbol, "1d", start=parse_time(f"{years[0]}-11-01"), end=end)
+    right = stored(lake, series)
+    for year in years:
+        rewrite(lake, series, lambda rows: [], str(year))
+    errors = [f for f in verify(opened(lake)).findings if f.severity == "error"]
+    assert {(f.series, f.check) for f in errors} == {(series, "footer")}
+    assert sorted(time for f in errors for time in f.times) == [row[0] for row in right]
+    outcome = mend(exchange, lake)
+    assert (outcome.exit_code, outcome.rows_written, outcome.left, outcome.gaps) == (0, len(right), [], [])
+    assert stored(lake, series) == right
+    assert verify(opened(lake)).sound
+
+
+@pytest.mark.parametrize("year", ["2022", "2024"], ids=["the first one", "one between others"])
+def test_a_file_that_is_gone(exchange, lake, year):
+    fill(exchange, lake, "klines funding", "BTCUSDT", "1d", start=parse_time("2022-03-01"))
+    for series in (DAYS, RATES):
+        right = stored(lake, series)
+        (path,) = [path for path in opened(lake).paths(series) if path.stem == year]
+        path.unlink()
+        (finding,) = [f for f in verify(opened(lake)).findings if f.severity == "error"]
+        assert (finding.series, finding.check) == (series, "uncovered")
+        days = {"2022": 306, "2024": 366}[year]
+        assert finding.count == days if series == DAYS else 1
+        assert (finding.span.end - finding.span.start) // (24 * 3_600_000) == days
+        outcome = mend(exchange, lake)
+        assert (outcome.exit_code, outcome.left) == (0, [])
+        assert stored(lake, series) == right
+        assert verify(opened(lake)).sound
+
+
+def test_a_file_that_is_gone_and_nobody_brings(exchange, lake):
+    fill(exchange, lake, "klines", "BTCUSDT", "1d", start=parse_time("2022-03-01"))
+    next(path for path in opened(lake).paths(DAYS) if path.stem == "2024").unlink()
+    exchange.faults = Faults([{"action": "status", "status": 503, "path": "klines"}])
+    outcome = mend(exchange, lake, source="rest")
+    assert (outcome.exit_code, [series for series, _ in outcome.failed]) == (3, [DAYS])
+
+
+def test_series_whose_files_are_all_gone_are_told(exchange, lake):
+    for path in opened(lake).paths(OTHER):
+        path.unlink()
+    (finding,) = [f for f in verify(opened(lake)).findings if f.severity != "info"]
+    assert (finding.series, finding.check, finding.severity) == (OTHER, "uncovered", "warning")
 
 
 TWICE = ["mended", "mended", "republished", "republished"]  # of both symbols

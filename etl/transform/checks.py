@@ -34,6 +34,10 @@ _COARSE = 0.01
 _WILD_RATE = 0.25
 # So many times of rows a finding lists that is no error; its count tells of all.
 _LISTED = 10_000
+# No funding interval is longer (binance-facts 6).
+LONGEST_STEP = 8 * HOUR
+# So many distances on each side of one tell what is usual there. An hourly spell lasts 16 settlements at least.
+_AROUND = 4
 # So many bounds are compared with all times one by one.
 _FEW = 8
 
@@ -48,11 +52,16 @@ def of_rows(series: Series, rows: pa.Table, period: TimeRange) -> Iterator[Findi
 
 
 def of_coverage(series: Series, times: Times, covered: Sequence[TimeRange], holes: Sequence[TimeRange]) -> Iterator[Finding]:
-    """Whether a file of bars records what it holds: each row was answered for, no hole has a row, and each absence is a hole.
+    """Whether a file records what it holds: each row was answered for; of bars, no hole has a row, and each absence is a hole.
 
-    An absence before the first row, or behind the last one, may be no life: `of_edges`.
+    An absence before the first row, or behind the last one, may be no life: `of_edges`. Settlements have no holes: `skipped`.
     """
-    if not series.interval or not len(times):
+    if not len(times):
+        return
+    if not series.interval:
+        asked = [*covered, *_young(times, covered)]
+        outside = ~_inside(times, union(asked))
+        yield from _At(series, times).where(outside, "footer", "error", "lie where nobody was asked")
         return
     for what, spans in (
         ("lie where nobody was asked", subtract([TimeRange(0, MAX_TIME)], covered)),
@@ -75,14 +84,77 @@ def _unrecorded(series: Series, interval: Interval, unrecorded: Sequence[TimeRan
 
 
 def of_edges(
-    series: Series, rows: TimeRange, covered: Sequence[TimeRange], holes: Sequence[TimeRange], life: TimeRange
+    series: Series, rows: TimeRange, covered: Sequence[TimeRange], holes: Sequence[TimeRange], lives: Sequence[TimeRange]
 ) -> Iterator[Finding]:
-    """Whether each absence before and behind the `rows` of a file is recorded, where the series certainly lived (`life`)."""
+    """Whether each absence before and behind the `rows` of a file is recorded, where the series certainly lived."""
     if not series.interval:
         return
     interval = _interval(series)
-    unrecorded = [run for run in subtract(intersection(covered, [life]), [rows, *holes]) if interval.count(run)]
+    unrecorded = [run for run in subtract(intersection(covered, lives), [rows, *holes]) if interval.count(run)]
     yield from _unrecorded(series, interval, unrecorded)
+
+
+def _young(times: Times, covered: Sequence[TimeRange]) -> Iterator[TimeRange]:
+    """The last settlement's hour, which a run that came in it does not record, because another rate type may follow."""
+    hour = int(times.max()) // HOUR * HOUR
+    if times.min() >= hour or any(span.start < hour <= span.end for span in covered):
+        yield TimeRange(hour, hour + HOUR)
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A stretch that was answered without a settlement, though some were `due` in it, by those around (ms UTC)."""
+
+    span: TimeRange
+    due: tuple[int, ...]
+
+
+def skipped(times: Times, covered: Iterable[TimeRange], lives: Sequence[TimeRange]) -> tuple[Skip, ...]:
+    """Where in `covered` settlements lack, by the `times` of all that are stored: due is what lies in `lives`.
+
+    Between two settlements some lack that are farther apart than any interval, or several times as far as is usual around them.
+    At the ends of what was answered, where the interval may have been another one, only the longest interval tells.
+    """
+    minutes = np.unique(times // MINUTE * MINUTE)
+    skips = [
+        Skip(skip.span, due)
+        for span in union(covered)
+        for skip in _skipped(minutes[slice(*np.searchsorted(minutes, (span.start - MINUTE + 1, span.end)))], span)
+        if (due := tuple(time for time in skip.due if any(time in life for life in lives)))
+    ]
+    return tuple(skips)
+
+
+def _skipped(minutes: Times, span: TimeRange) -> Iterator[Skip]:
+    # What is due in the last minute may come in the next one.
+    end = span.end - MINUTE + 1
+    if not len(minutes):
+        yield Skip(span, tuple(range(-(-span.start // LONGEST_STEP) * LONGEST_STEP, end, LONGEST_STEP)))
+        return
+    steps, first, last = np.diff(minutes), int(minutes[0]), int(minutes[-1])
+    usual = np.minimum(_usual(steps), LONGEST_STEP) if len(steps) else np.array([LONGEST_STEP])
+    if first - LONGEST_STEP >= span.start:
+        due = range(first - int(usual[0]), span.start - 1, -int(usual[0]))
+        yield Skip(TimeRange(span.start, first), tuple(sorted(due)))
+    skips = np.flatnonzero((steps > LONGEST_STEP) | ((steps > usual) & (steps % usual == 0))) if len(steps) else ()
+    for i in skips:
+        here, there = int(minutes[i]), int(minutes[i + 1])
+        yield Skip(TimeRange(here + MINUTE, there), tuple(range(here + int(usual[i]), there, int(usual[i]))))
+    if last + LONGEST_STEP < end:
+        yield Skip(TimeRange(last + MINUTE, span.end), tuple(range(last + int(usual[-1]), end, int(usual[-1]))))
+
+
+def _usual(steps: Times) -> Times:
+    """Of each distance the median with its neighbours: where the interval changes for longer than these, it is the distance."""
+    around = np.pad(steps, _AROUND, mode="edge")  # a change may have just come
+    windows = np.lib.stride_tricks.sliding_window_view(around, 2 * _AROUND + 1)
+    return np.asarray(np.median(windows, axis=1).astype(np.int64))
+
+
+def of_skips(series: Series, due: Sequence[int]) -> Iterator[Finding]:
+    """Settlements that were due and are not there. Even one that seems certain may be the exchange's own pause: a warning."""
+    absent = np.array(due, dtype=np.int64)
+    yield from _At(series, absent).where(np.ones(len(absent), bool), "funding_gap", "warning", "are not there, it seems")
 
 
 def of_life(series: Series, times: Times, lives: Sequence[TimeRange]) -> Iterator[Finding]:
@@ -253,20 +325,6 @@ def _of_settlements(series: Series, rows: pa.Table, times: Times) -> Iterator[Fi
     yield from _At(series, hours).where(
         mask, "funding_step", "info", "have another distance to the next one than to the one before"
     )
-    yield from _of_distances(series, hours, steps)
-
-
-def _of_distances(series: Series, hours: Times, steps: Times) -> Iterator[Finding]:
-    """Settlements that should be there: between two that are so many times as far apart as their neighbours on both sides.
-
-    What is too long for an outage lies between two contracts.
-    """
-    before, after = np.append(0, steps[:-1]), np.append(steps[1:], 0)
-    usual = np.where(before == after, before, 0)
-    skips = (usual > 0) & (steps > usual) & (steps % np.maximum(usual, 1) == 0) & (steps < registry.BETWEEN_LIVES)
-    times = [time for i in np.flatnonzero(skips) for time in range(hours[i] + usual[i], hours[i + 1], usual[i])]
-    absent = np.array(times, dtype=np.int64)
-    yield from _At(series, absent).where(np.ones(len(absent), bool), "funding_gap", "warning", "are not there, it seems")
 
 
 @dataclass(frozen=True, slots=True)

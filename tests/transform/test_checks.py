@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl.model import Series
-from etl.ranges import DAY, HOUR, MINUTE, TimeRange, parse_time
+from etl.ranges import DAY, HOUR, MAX_TIME, MINUTE, TimeRange, parse_time
 from etl.schema import arrow_schema
 from etl.transform import checks
 
@@ -152,6 +152,78 @@ def test_order_duplicates_and_the_files_period():
 )
 def test_a_wrong_settlement_is_found(check, severity, rows, times):
     assert found(checks.of_rows(RATES, table(RATES, rows), YEAR)) == [(check, severity, 1, times)]
+
+
+def due(times, covered=None, life=None):
+    """The settlements that seem to lack, in hours since START; all given in such hours, the times a few ms late."""
+    late = np.array([START + hour * HOUR + hour % 7 for hour in times], dtype=np.int64)
+    spans = [TimeRange(START + a * HOUR, START + b * HOUR) for a, b in covered or [(times[0], times[-1] + 1)]]
+    lives = [TimeRange(START + a * HOUR, START + b * HOUR) for a, b in life or [(-10_000, 10_000)]]
+    skips = checks.skipped(late, spans, lives)
+    for skip in skips:  # what is to be asked for again holds what lacks, and nothing that is there
+        assert all(time in skip.span for time in skip.due)
+        assert not any(time in skip.span for time in late)
+    return [(time - START) // HOUR for skip in skips for time in skip.due]
+
+
+EIGHT, FOUR, ONE = (list(range(0, 240, step)) for step in (8, 4, 1))
+
+
+@pytest.mark.parametrize(
+    ("times", "lack"),
+    [
+        (EIGHT, []),
+        (FOUR, []),
+        (ONE, []),
+        ([*range(0, 80, 8), *range(80, 160, 4), *range(160, 200)], []),  # the interval changes
+        ([*range(160), *range(160, 240, 4), *range(240, 480, 8)], []),  # and back
+        ([*range(43), *range(44, 100, 4)], []),  # hours end in the middle of the four
+        (sorted([*EIGHT, 51, 52, 53]), []),  # settlements besides
+        ([t for t in EIGHT if t != 80], [80]),
+        ([t for t in FOUR if t != 80], [80]),
+        ([t for t in ONE if t not in {80, 82}], [80, 82]),
+        ([t for t in EIGHT if t not in {80, 96}], [80, 96]),
+        ([t for t in FOUR if t not in {80, 88}], [80, 88]),
+        (list(range(0, 240, 16)), list(range(8, 224, 16))),  # every second one
+        ([t for t in EIGHT if not 16 <= t < 216], list(range(16, 216, 8))),  # more than a week
+    ],
+)
+def test_settlements_that_lack_between_others(times, lack):
+    assert due(times) == lack
+
+
+def test_settlements_that_lack_at_the_ends_of_what_was_answered():
+    assert due(EIGHT, [(0, 240)]) == []
+    assert due(EIGHT[3:-2], [(0, 240)]) == [0, 8, 16, 224, 232]
+    assert due(EIGHT[3:-2], [(0, 240)], [(8, 230)]) == [8, 16, 224]  # only where the contract lived
+    assert due(EIGHT, [(0, 100), (130, 240)]) == []  # what was not asked for does not lack
+    assert due([*range(0, 100, 8), 232], [(0, 110), (130, 240)]) == [104, *range(136, 232, 8)]
+
+
+def test_no_settlement_at_all():
+    assert [skip.due for skip in checks.skipped(NOTHING, [TimeRange(START - 1, START + DAY)], [TimeRange(0, MAX_TIME)])] == [
+        (START, START + 8 * HOUR, START + 16 * HOUR)
+    ]
+    assert checks.skipped(NOTHING, [TimeRange(START - 1, START + DAY)], []) == ()
+
+
+NOTHING = np.empty(0, dtype=np.int64)
+RATE_TIMES = np.array([START + 8 * HOUR * i + 3 for i in range(9)])
+
+
+@pytest.mark.parametrize(
+    ("covered", "count"),
+    [
+        ([TimeRange(START, START + 3 * DAY)], None),
+        ([TimeRange(START, START + 64 * HOUR)], None),  # the youngest hour is not recorded: another rate may follow
+        ([TimeRange(START, START + 60 * HOUR)], 1),
+        ([TimeRange(START + 10 * HOUR, START + 3 * DAY)], 2),
+        ([], 9),
+    ],
+)
+def test_settlements_where_nobody_was_asked(covered, count):
+    findings = list(checks.of_coverage(RATES, RATE_TIMES, covered, []))
+    assert [(one.check, one.severity, one.count) for one in findings] == ([("footer", "error", count)] if count else [])
 
 
 SPAN = TimeRange(START, START + 10 * MINUTE)
