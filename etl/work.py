@@ -87,6 +87,8 @@ class _Found:
     failures: list[tuple[Window, EtlError]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     tried: set[str] = field(default_factory=set)
+    unread: list[TimeRange] = field(default_factory=list)
+    """What of the last round's files of days could not be had, which the month's file may hold."""
 
     def spans(self, source: Source) -> tuple[TimeRange, ...]:
         """What the source was asked for, whatever it answered."""
@@ -99,13 +101,24 @@ class _Found:
             self.groups.append(_Group(source, [Coverage(span, source, today) for span in spans]))
 
     def unanswered(self, lacking: Sequence[TimeRange]) -> None:
-        """What REST failed to answer stays so, where the archive did not bring it."""
-        failed = [
-            window.span for window, error in self.failures if window.source == "rest" and not isinstance(error, NotServed)
-        ]
+        """What REST failed to answer stays so, where the archive did not bring it; so does what a file that could not be read
+        may hold, where all that is known besides is that there is no other file.
+        """
+
+        def lost(source: Source) -> tuple[TimeRange, ...]:
+            failed = (
+                window.span for window, error in self.failures if window.source == source and not isinstance(error, NotServed)
+            )
+            return intersection(lacking, failed)
+
+        of_rest, of_archive = lost("rest"), lost("archive")
         for group in self.groups:
-            cut = intersection(lacking, failed)
-            group.answers = [replace(answer, span=span) for answer in group.answers for span in subtract([answer.span], cut)]
+            unfiled = of_archive if group.source == "archive" else ()
+            group.answers = [
+                replace(answer, span=span)
+                for answer in group.answers
+                for span in subtract([answer.span], [*of_rest, *(() if answer.key else unfiled)])
+            ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +157,8 @@ class Worker:
                 break
             lacking = _lacking(job, found)
             rounds.append((found.groups[known:], lacking))
-            windows = planning.next_windows(job, lacking, found.spans("rest"), found.tried, now)
+            windows = planning.next_windows(job, lacking, found.spans("rest"), found.tried, now, unread=found.unread)
+            found.unread.clear()
             if not windows:
                 found.nothing("rest", intersection(lacking, [TimeRange(0, job.rest_from)]), today)
                 found.nothing("archive", intersection(lacking, job.silent), today)
@@ -203,6 +217,8 @@ class Worker:
         of a contract what lies behind its end.
         """
         now = self.now(job.series[0].market)
+        if window.file is not None and publication.is_daily(window.file):
+            found.unread.append(window.span)
         if isinstance(error, NotServed) and window.file is None:
             behind = subtract([window.span], [TimeRange(0, job.life.end)])
             groups["rest"].answers += [Coverage(span, "rest", now - now % DAY) for span in behind]
@@ -381,14 +397,15 @@ def _lacking(job: Job, found: _Found) -> tuple[TimeRange, ...]:
     times = normalize.moments(series, (table for group in found.groups for table in group.tables.get(series, ())))
     if series.interval is None:
         return quality.unsettled(times, found.spans("rest"))  # of a re-used ticker REST knows the present contract only
-    asked = intersection(union([*found.spans("archive"), *found.spans("rest")]), [job.life])
+    asked = intersection(union([*found.spans("archive"), *found.spans("rest"), *found.unread]), [job.life])
     runs = quality.absent(series, times, asked)
+    unread = intersection(runs, found.unread)
     if job.loose and len(times):
         first, last = int(times[0]), int(times[-1])
         begins = bool(asked) and iso(asked[0].start)[:7] == iso(job.life.start)[:7]
         ends = bool(asked) and asked[-1].end >= job.life.end
         runs = subtract(runs, [TimeRange(0, first)] * begins + [TimeRange(last, job.life.end)] * ends)
-    return tuple(runs)
+    return union([*runs, *unread])
 
 
 def _between(holes: Iterable[TimeRange], times: Times, life: TimeRange, period: TimeRange) -> tuple[TimeRange, ...]:

@@ -762,6 +762,69 @@ def test_the_plan_takes_the_cheapest_source(exchange, tmp_path):
         assert_true(exchange, lake, series, start, end)
 
 
+PAST = ("2025-05-10", "2025-05-12")
+PAST_DAYS = [f"BTCUSDT-1m-2025-05-{day}.zip" for day in (10, 11)]
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize(("start", "end"), [PAST, ("2025-05-10", "2025-05-11T12:00"), ("2025-05-10T07:30", "2025-05-12")])
+def test_some_days_of_a_past_month_come_from_their_own_files(exchange, tmp_path, source, start, end):
+    lake = tmp_path / "lake"
+    planned = run(exchange, lake, select("klines", "BTCUSDT", "1m", start, end), source=source, dry_run=True)
+    assert (sum(job.requests for job in planned.jobs), sum(job.weight for job in planned.jobs)) == (4, 0)
+    assert asked_for(exchange, lake, "klines", "BTCUSDT", "1m", start, end, source=source) == (PAST_DAYS, 0)
+    assert_true(exchange, lake, MINUTES, start, end)
+    before = partitions(lake)
+    assert asked_for(exchange, lake, "klines", "BTCUSDT", "1m", start, end, source=source) == ([], 0)
+    assert partitions(lake) == before
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize("start", ["2025-05-10", "2025-05-09"])
+@pytest.mark.parametrize("defect", ["never", "wrong_checksum", "no_checksum", "truncated_zip"])
+def test_a_day_whose_file_cannot_be_had_comes_from_the_month(world, tmp_path, source, start, defect):
+    """Also the first one, where nothing but the files tells when the series began."""
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": defect, "key": "daily/.*BTCUSDT-1m-2025-05-(09|10)"}) as exchange:
+        found, asked = asked_for(exchange, lake, "klines", "BTCUSDT", "1m", start, PAST[1], source=source)
+        assert [name for name in found if name[-6:] not in {"09.zip", "10.zip"}] == [
+            "BTCUSDT-1m-2025-05-11.zip",
+            "BTCUSDT-1m-2025-05.zip",
+        ]
+        assert asked == 0
+        assert_true(exchange, lake, MINUTES, start, PAST[1])
+        assert set(told(lake, columns="verdict")) == {("complete",)}
+        before = partitions(lake)
+        assert asked_for(exchange, lake, "klines", "BTCUSDT", "1m", start, PAST[1], source=source) == ([], 0)
+        assert partitions(lake) == before
+
+
+def test_a_day_without_any_file_comes_from_rest(world, tmp_path):
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": "never", "key": "BTCUSDT-1m-2025-05(-10)?.zip"}) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1m", *PAST)))
+        assert_true(exchange, lake, MINUTES, *PAST)
+        assert told(lake, columns="source, verdict") == [("rest", "complete"), ("archive", "complete")]
+
+
+def test_yesterday_whose_file_is_late_comes_from_rest_also_over_a_short_range(world, tmp_path):
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": "late", "days": 4, "key": "2026-02-28"}) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", "BTCUSDT", "1m", "2026-02-27")))
+        assert outcome.gaps == []
+        assert_true(exchange, lake, MINUTES, "2026-02-27", NOW)
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_a_day_of_a_past_month_that_was_published_again(world, tmp_path, source):
+    lake, again = tmp_path / "lake", {"defect": "republished", "key": "daily/.*-1m-2025-05-10", "at": "2026-03-01T18:00"}
+    with serve(world, again) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1m", *PAST), source=source))
+        exchange.clock.set(parse_time("2026-03-01T20:00:30"))
+        outcome = in_order(update(exchange, lake, source=source))
+        assert [finding.check for finding in outcome.findings] == ["republished", "changed"]
+
+
 @pytest.mark.parametrize(
     ("hour", "files"),
     [("09", ["BTCUSDT-1m-2026-02-26.zip"]), ("11", ["BTCUSDT-1m-2026-02-26.zip", "BTCUSDT-1m-2026-02-27.zip"])],

@@ -349,6 +349,25 @@ def test_a_listed_file_that_is_not_there_fails(lake):
     assert lost(lake) == [DAY_17]
 
 
+def test_a_day_that_cannot_be_read_comes_from_the_month(lake):
+    day = in_file("daily", "2026-01-17", "2026-01-17", "2026-01-18", listed=False)
+    sources = Sources(files={MONTH_NAME: hours(WHOLE)})
+    receipt = work(lake, sources, job_of(lake, day))
+    assert (sources.asked, receipt.error) == ([DAY_NAME, MONTH_NAME], None)
+    assert opens(lake) == list(hours(DAY_17))
+    assert entries(lake) == [(DAY_17, "archive", f"{FOLDER}/monthly/klines/BTCUSDT/1h/{MONTH_NAME}")]
+
+
+def test_a_file_that_fails_is_lost_also_where_no_other_file_is(lake):
+    def spoil(asked):
+        if asked == MONTH_NAME:
+            raise Transient("503")
+
+    receipt = work(lake, Sources(spoil), job_of(lake, in_file(*MONTH), sources=("archive",)))
+    assert isinstance(receipt.error, Transient)
+    assert (lost(lake), entries(lake)) == ([WHOLE], [])
+
+
 @pytest.mark.parametrize("files", [{}, {DAY_NAME: ()}], ids=["no file", "an empty file"])
 def test_a_failure_of_rest_is_not_replaced_by_the_nothing_of_the_archive(lake, files):
     def spoil(asked):
