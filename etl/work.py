@@ -160,7 +160,10 @@ class Worker:
             windows = planning.next_windows(job, lacking, found.spans("rest"), found.tried, now, unread=found.unread)
             found.unread.clear()
             if not windows:
-                found.nothing("rest", intersection(lacking, [TimeRange(0, job.rest_from)]), today)
+                # Also before the contract's life, in which nothing can lack: else it would be asked again.
+                failed = [window.span for window, _ in found.failures]
+                asked = [*lacking, *subtract((window.span for window in job.windows), failed)]
+                found.nothing("rest", intersection(asked, [TimeRange(0, job.rest_from)]), today)
                 found.nothing("archive", intersection(lacking, job.silent), today)
         if first.interval and rounds:
             found.findings += _incomplete(first, rounds)

@@ -1044,6 +1044,24 @@ def test_the_same_again_asks_nothing_whoever_was_asked(many, tmp_path, sources):
             assert partitions(lake) == before
 
 
+@pytest.mark.parametrize(
+    ("interval", "end"), [("5m", "2023-04-21"), ("1m", "2023-04-19"), ("1h", "2023-04-20"), ("5m", "2023-05-06")]
+)
+def test_the_same_again_asks_nothing_of_the_days_before_a_listing(many, tmp_path, interval, end):
+    """1000PEPEUSDT was listed on 2023-05-05; what is stored begins later."""
+    lake = tmp_path / "lake"
+    with serve(many) as exchange:
+        in_order(run(exchange, lake, select("klines", "1000PEPEUSDT", interval, "2023-05-21", "2023-05-22")))
+        early = select("klines", "1000PEPEUSDT", interval, "2023-04-18", end)
+        in_order(run(exchange, lake, early))
+        before = partitions(lake)
+        for _ in range(2):
+            exchange.reset()
+            again = in_order(run(exchange, lake, early))
+            assert (again.rows_written, again.partitions_written) == (0, 0)
+            assert (pages(exchange), objects(exchange), partitions(lake)) == (0, [], before)
+
+
 # ---- 11. settlements of both
 
 
