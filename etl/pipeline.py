@@ -293,9 +293,16 @@ class Pipeline:
 
     def _only_plan(self, outcome: Outcome, store: Store, turn: _Round) -> None:
         wants = self._filed(self._wants(store, turn, outcome), outcome, looks_back=turn.looks_back)
-        outcome.jobs = self._plan(self._probe(wants, outcome), store)
+        wants = self._probe(wants, outcome)
+        outcome.jobs = self._plan(wants, store)
         outcome.eta_s = self._eta(outcome.jobs)
         self._count(outcome)
+        for want in wants:
+            if want.probed and want.first_bar is None and not registry.market(want.series.market).newest_first:
+                # The run itself believes only so many empty answers.
+                more = registry.DENIALS - 1
+                outcome.requests += more
+                outcome.weight += more * registry.dataset(want.series.dataset).endpoints[want.series.market].weight(1)
 
     def _round(self, outcome: Outcome, store: Store, turn: _Round) -> None:
         """Do what is asked; then again what failed because a file turned out to be damaged, which is set aside."""
@@ -584,7 +591,9 @@ class Pipeline:
             self._stored_rows |= {file.partition: file.rows for file in files}
             wanted = min(span.start, _since(files) if files else waiting.get(series, span.start))
             anew = intersection([span], turn.anew.get(series, ()))
-            want = Want(series, span, covered, first_row, contract.ends, wanted=wanted, sources=sources, anew=anew)
+            want = Want(
+                series, span, covered, first_row, contract.ends, contract.onboard, wanted=wanted, sources=sources, anew=anew
+            )
             wants[series] = replace(
                 want, rest_only=union([*again, *denied["archive"]]), archive_only=subtract(denied["rest"], again)
             )

@@ -51,6 +51,8 @@ class Want:
     """The first row that is stored."""
     ends: int = MAX_TIME
     """When the contract was delivered or delisted."""
+    onboard: int | None = None
+    """When the contract was listed, where the exchange says it."""
     first_bar: int | None = None
     """The first bar at or after the beginning of what is missing: the answer of a probe, or what needs none."""
     probed: bool = False
@@ -474,11 +476,19 @@ def _price(endpoint: Endpoint) -> int:
 
 
 def _settlement_window(want: Want, endpoint: Endpoint, span: TimeRange) -> Window:
-    market = registry.market(want.series.market)
-    rows = max(1, (span.end - max(span.start, market.first_time)) // TYPICAL_SETTLEMENT)
+    since = max(span.start, registry.market(want.series.market).first_time)
+    lived = span.intersect(TimeRange(min(max(since, want.onboard or 0), want.ends), want.ends))
+    rows = (lived.end - lived.start) // TYPICAL_SETTLEMENT
     full, rest = divmod(rows, endpoint.max_limit)
-    requests = full + (3 if rest >= registry.DEFAULT_SETTLEMENTS else 2)  # the last page is asked for again, a long one goes on
-    return Window(span, endpoint.max_limit, requests, requests * _price(endpoint), rows)
+    # The last page is asked for again, a long one goes on; where more should follow, several answers must deny it.
+    overdue = span.end - (lived.end if rows else since) > registry.LONGEST_FUNDING + MINUTE
+    last = registry.EXPECTED_DENIALS + (rest >= registry.DEFAULT_SETTLEMENTS)
+    requests = full + (registry.DENIALS if overdue else last)
+    # Where the contract was not there the archive is asked for another one of the name.
+    others = [one for one in subtract([span], [lived]) if one.end - one.start > DAY]
+    filed = [file for file in want.files if "archive" in want.sources and intersection([file.span], others)]
+    asked = sum(FILE_REQUESTS if file.listed else 1 for file in filed)
+    return Window(span, endpoint.max_limit, requests + asked, requests * _price(endpoint), rows)
 
 
 def _together(wants: Sequence[Want], endpoint: Endpoint) -> Sequence[Want]:

@@ -262,7 +262,7 @@ class Worker:
         covered = [answer.span for group in found.groups for answer in group.answers]
         for window, failure in found.failures:
             if subtract([window.span], covered):
-                errors += [(series, failure) for series in job.series]
+                errors += [(series, _hopeless(failure, window, job)) for series in job.series]
             else:
                 found.findings.append(_replaced(job.series[0], window, failure))
         worst = next(
@@ -452,6 +452,13 @@ def _republications(series: Series, before: Sequence[Coverage], entries: Sequenc
         )
         for key, entry in sorted(new.items())
     ]
+
+
+def _hopeless(error: EtlError, window: Window, job: Job) -> EtlError:
+    """A file's error with its cure, where no other source has the rows."""
+    if window.file is None or not isinstance(error, BadAnswer):
+        return error
+    return BadAnswer(f"{error}; run again later" + ("" if "rest" in job.sources else ", or without --source archive"))
 
 
 def _replaced(series: Series, window: Window, error: EtlError) -> Finding:

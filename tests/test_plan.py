@@ -498,6 +498,22 @@ def test_settlements_of_one_series_are_one_job_over_all_its_files():
     assert (job.life, job.empty) == (ALWAYS, ())
 
 
+@pytest.mark.parametrize(
+    ("life", "rows", "requests"),
+    [
+        (("2023-01-01", "2030-01-01"), 642, 3),  # 214 days; the page again, and what follows its last row
+        (("2023-01-01", "2023-06-01"), 93, 6),  # 31 days, then nothing: six answers in all must deny the rest
+        (("2024-01-01", "2030-01-01"), 0, 6),
+        (("2022-01-01", "2023-01-01"), 0, 6),
+        (("2023-11-10", "2030-01-01"), 63, 2),
+    ],
+)
+def test_an_empty_answer_is_planned_as_often_as_it_is_asked_for(life, rows, requests):
+    onboard, ends = map(at, life)
+    job = only(plan([Want(funding(), span("2023-05-01", "2023-12-01"), onboard=onboard, ends=ends)], by_year, plenty))
+    assert [(window.rows, window.requests) for window in job.windows] == [(rows, requests)]
+
+
 def recent(number: int, start: str = "2024-03-01T00:01", end: str = "2024-03-02T00:01") -> list[Want]:
     return [Want(funding(f"S{n}"), span(start, end)) for n in range(number)]
 

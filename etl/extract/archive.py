@@ -150,12 +150,12 @@ class ArchiveSource:
         name = file.key.rpartition("/")[2]
         try:
             try:
-                digest, answer = self._verified(file.key, name)
+                digest, answer = self._verified(file, name)
             except _Mismatch:  # it may have been published anew between the two
-                digest, answer = self._verified(file.key, name)
+                digest, answer = self._verified(file, name)
             rows = self._table(answer.body, name, series.dataset)
         except BadAnswer as error:
-            raise BadAnswer(f"archive file {file.key}: {error}; it is not used, the next source is asked") from error
+            raise BadAnswer(f"archive file {file.key}: {error}; it is not used") from error
         version = answer.headers.get("etag")
         return Bulk(rows, digest, bulk.etag(version) if version else None, len(answer.body))
 
@@ -177,11 +177,14 @@ class ArchiveSource:
 
     # ---- files
 
-    def _verified(self, key: str, name: str) -> tuple[str, Answer]:
+    def _verified(self, file: ArchiveFile, name: str) -> tuple[str, Answer]:
         """The zip, and its digest, which is the one that its CHECKSUM states."""
+        key = file.key
         try:
             stated = self._object(f"{key}.CHECKSUM", _MAX_CHECKSUM).body
         except NotPublished:
+            if not file.listed:  # nobody said that it is there
+                raise
             with suppress(BadAnswer):  # too large, of course: this asks only whether there is a zip
                 self._object(key, 0)
             raise BadAnswer("it has no CHECKSUM and cannot be verified") from None
