@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from etl import publication, report
-from etl.errors import Cancelled, Refused
+from etl.errors import Cancelled, Refused, UsageError
 from etl.lake.query import connect
 from etl.lake.store import Store
 from etl.model import Series
@@ -928,6 +928,60 @@ def test_the_archive_alone_without_a_listing(world, tmp_path, how):
         lost = sum((gap.span.end - gap.span.start) // HOUR for gap in outcome.gaps)
         assert len(stored(lake, HOURS)) + lost == len(expected)
         assert outcome.exit_code == (3 if lost else 0)
+
+
+@pytest.mark.parametrize("how", ["503", "html"])
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize(
+    ("symbol", "interval", "start", "end"),
+    [
+        ("BTCUSDT", "1d", "2026-02-20", "2026-03-01"),
+        ("BTCUSDT", "1h", "2025-11-10", "2026-02-12"),
+        ("SRMUSDT", "1h", "2022-09-15", None),
+        ("TSLAUSDT", "1d", None, "2026-03-01"),
+    ],
+)
+def test_a_named_symbol_needs_no_listing(world, tmp_path, how, source, symbol, interval, start, end):
+    """What is named is looked for by the names of its files, also in a new lake; the end of a life is found, too."""
+    lake, series = tmp_path / "lake", Series("um", "klines", symbol, interval)
+    defects, rules = LISTINGS[how]
+    with serve(world, *defects, rules=rules) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", symbol, interval, start, end), source=source))
+        assert outcome.gaps == []
+        assert_true(exchange, lake, series, start or 0, end or NOW)
+        before = partitions(lake)
+        again = in_order(run(exchange, lake, select("klines", symbol, interval, start, end), source=source))
+        assert (again.rows_written, partitions(lake)) == (0, before)
+
+
+def test_the_end_of_what_is_asked_for_by_name_is_no_end_of_a_life(world, tmp_path):
+    lake, rules = tmp_path / "lake", LISTINGS["503"][1]
+    with serve(world, rules=rules) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2024-01-01", "2024-02-01"), source="archive"))
+        with connect(lake) as connection:
+            assert connection.sql("SELECT last_time FROM symbols WHERE symbol = 'BTCUSDT'").fetchall() == [(None,)]
+        change(exchange)
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2024-01-01", "2024-03-01"), source="archive"))
+        assert_true(exchange, lake, HOURS, "2024-01-01", "2024-03-01")
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize("dataset", ["klines", "funding"])
+def test_a_symbol_that_has_no_file_is_told_where_no_listing_knows_it(world, tmp_path, source, dataset):
+    lake, wanted = tmp_path / "lake", select(f"{dataset}", "NOSUCHUSDT BTCUSDT", "1h", "2025-12-01", "2026-01-10")
+    with serve(world, rules=LISTINGS["503"][1]) as exchange:
+        outcome = run(exchange, lake, wanted, source=source)
+        assert outcome.exit_code == 3
+        ((series, error),) = outcome.failed
+        assert series.symbol == "NOSUCHUSDT"
+        assert "NOSUCHUSDT" in str(error)
+        assert len([path for path in objects(exchange) if "NOSUCHUSDT" in path]) < 20
+        assert {one.symbol for one in Store.open(lake, network="mainnet", layout="year").series() if files(lake, one)} == {
+            "BTCUSDT"
+        }
+        change(exchange)
+        with pytest.raises(UsageError, match="NOSUCHUSDT"):
+            run(exchange, tmp_path / "other", wanted, source=source)
 
 
 # ---- 9. published again

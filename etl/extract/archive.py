@@ -58,8 +58,8 @@ class ArchiveSource:
     Files lie below `archive_url`, listings come from `index_url`. What is `Transient` is asked again, at most `attempts` times
     in all and for `patience` seconds of trying. `max_zip` caps a zip, in bytes. `cores` decodes.
 
-    Every question raises Transient (after the last attempt; after three in a row to one host at once and without asking),
-    Refused (403, 418 or 451; from then on at once), Rejected, BadAnswer and Cancelled (`stop` was set).
+    Every question raises Transient (after the last attempt; after three in a row for listings, or for files, at once without
+    asking), Refused (403, 418 or 451; from then on at once), Rejected, BadAnswer and Cancelled (`stop` was set).
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class ArchiveSource:
     # ---- asking
 
     def _ask(self, file: Download, params: Params | None, decode: Callable[[Answer], _T]) -> _T:
-        host = self._index_url if params else self._archive_url
+        host = "index" if params else "files"  # one may fail where the other answers, also at one address
         if self._given_up[host] >= _ENOUGH:
             raise Transient(
                 f"GET {masked(file.url)}: not asked, as the archive failed {_ENOUGH} times in a row; run again later"
