@@ -10,7 +10,7 @@ from typing import Literal
 
 from . import publication, registry
 from .config import Settings
-from .errors import Cancelled, EtlError, Refused, UsageError
+from .errors import BadAnswer, Cancelled, EtlError, NotPublished, Refused, UsageError
 from .extract.archive import ArchiveSource
 from .extract.conversation import Conversation
 from .extract.http import Http
@@ -208,10 +208,18 @@ class Sources:
             listed = [*self.archive.monthly(series)] if len(days) < len(entries) else []
             if days:
                 listed += self.archive.daily(series, TimeRange(min(d.start for d in days), max(d.end for d in days)))
-            return tuple(file for file in listed if file.key in read and file.etag != read[file.key].etag)
+            again = [file for file in listed if file.key in read and file.etag != read[file.key].etag]
+            return tuple(file for file in again if self._differs(file, read[file.key]))
         except EtlError as error:
             self._listing_failed(error)
             return ()
+
+    def _differs(self, file: ArchiveFile, read: Coverage) -> bool:
+        """Whether the file is another one than was read: a host may name no versions, or others than its listing."""
+        try:
+            return self.archive.digest(file) != read.sha256
+        except (NotPublished, BadAnswer):  # reading it tells what is wrong
+            return True
 
     def _by_name(self, files: Sequence[ArchiveFile]) -> tuple[ArchiveFile, ...]:
         """The files from the first to the last one that is there."""

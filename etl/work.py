@@ -212,7 +212,9 @@ class Worker:
         zipped = self.archive.fetch(first, window.file)
         listing = self.listing(first)
         rows, findings = quality.admissible(first, zipped.rows, window.file.span, listing.onboard, listing.ends)
-        answer = Coverage(window.span, "archive", today, window.file.key, zipped.sha256, zipped.etag)
+        # The listing's version, where it has named one: it is what later listings are compared with.
+        version = window.file.etag or zipped.etag
+        answer = Coverage(window.span, "archive", today, window.file.key, zipped.sha256, version)
         return answer, {first: [normalize.inside(first, rows, [window.span])]}, findings
 
     def _failed(self, job: Job, window: Window, error: EtlError, groups: dict[Source, _Group], found: _Found) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -1042,6 +1043,32 @@ def test_a_daily_file_that_was_published_again(world, tmp_path, source):
         rows = {row[0]: row for row in stored(lake, series) if row[0] < parse_time("2026-02-20")}
         assert rows.keys() == true.keys()
         assert sorted(time for time in rows if rows[time] != true[time]) == list(changed[0].times)
+
+
+@pytest.mark.parametrize("version", [None, "a version of the host's own"])
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_another_version_with_the_same_digest_is_not_read_again(world, tmp_path, version, source):
+    """As a host leaves a lake that names no versions, or others than its listing does."""
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2025-12-01", "2026-02-10")
+    again = {"defect": "republished", "key": "monthly/.*-1h-2026-01", "at": "2026-03-01T18:00"}
+    with serve(world, again) as exchange:
+        in_order(run(exchange, lake, wanted, source=source))
+        in_order(update(exchange, lake, source=source))
+        store = Store.open(lake, network="mainnet", layout="year")
+        for file in store.files(HOURS):
+            entries = [replace(entry, etag=version) if entry.sha256 else entry for entry in file.coverage]
+            store.replace(file.partition, store.rows(file.partition), entries, file.holes, wanted=file.wanted)
+        before = partitions(lake)
+        exchange.reset()
+        outcome = in_order(update(exchange, lake, source=source))
+        assert (outcome.findings, zips(exchange), partitions(lake)) == ([], [], before)
+        # The CHECKSUMs of two months, and of the days since; of these an hour's bars are a page of REST.
+        assert len(objects(exchange)) == 2 + (28 if source == "archive" else 0)
+        exchange.clock.set(parse_time("2026-03-01T20:00:30"))
+        exchange.reset()
+        outcome = in_order(update(exchange, lake, source=source))
+        assert [key.rpartition("/")[2] for key in zips(exchange)] == ["BTCUSDT-1h-2026-01.zip"]
+        assert {finding.check for finding in outcome.findings} == {"republished", "changed"}
 
 
 def test_settlements_that_were_published_again(world, tmp_path):
