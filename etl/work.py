@@ -25,6 +25,9 @@ from .transform import normalize, quality
 # it there is nothing to ask.
 LISTED_LONG = 30 * DAY
 
+# So many files of days are asked for by their names; of more a listing tells which there are.
+FEW_DAYS = 4
+
 
 class Rest(Protocol):
     """The exchange's pages: `extract.rest.RestSource`."""
@@ -54,6 +57,9 @@ class Zip(Protocol):
 
 class Archive(Protocol):
     """The bulk archive: `extract.archive.ArchiveSource`."""
+
+    def daily(self, series: Series, span: TimeRange) -> Sequence[ArchiveFile]:
+        """The files of days that the listing names."""
 
     def fetch(self, series: Series, file: ArchiveFile) -> Zip:
         """The file; NotPublished where there is none."""
@@ -157,7 +163,7 @@ class Worker:
                 break
             lacking = _lacking(job, found)
             rounds.append((found.groups[known:], lacking))
-            windows = planning.next_windows(job, lacking, found.spans("rest"), found.tried, now, unread=found.unread)
+            windows = self._next(job, lacking, found, now)
             found.unread.clear()
             if not windows:
                 # Also before the contract's life, in which nothing can lack: else it would be asked again.
@@ -171,6 +177,23 @@ class Worker:
         return self.cores.submit(self._store, job, found).result()
 
     # Asking
+
+    def _next(self, job: Job, lacking: Sequence[TimeRange], found: _Found, now: int) -> tuple[Window, ...]:
+        """Who is asked next; of many days that are no news only those that a listing names, as beyond the end of a contract."""
+        windows = planning.next_windows(job, lacking, found.spans("rest"), found.tried, now, unread=found.unread)
+        files = [window.file for window in windows if window.file and publication.is_daily(window.file)]
+        old = [file for file in files if publication.overdue(file.span, now)]
+        if len(old) <= FEW_DAYS:
+            return windows
+        try:
+            span = TimeRange(min(file.span.start for file in old), max(file.span.end for file in old))
+            listed = {file.key for file in self.archive.daily(job.series[0], span)}
+        except EtlError:  # then each is asked for, and says itself what is wrong
+            return windows
+        absent = [file for file in old if file.key not in listed]
+        found.tried.update(file.key for file in absent)
+        found.nothing("archive", intersection(lacking, [file.span for file in absent]), now - now % DAY)
+        return planning.next_windows(job, lacking, found.spans("rest"), found.tried, now, unread=found.unread)
 
     def _round(self, job: Job, windows: Sequence[Window], lacking: tuple[TimeRange, ...] | None, found: _Found) -> None:
         groups: dict[Source, _Group] = {"archive": _Group("archive"), "rest": _Group("rest")}

@@ -12,7 +12,7 @@ import pytest
 from etl.errors import BadAnswer, Cancelled, NotPublished, NotServed, Refused, Rejected, Transient
 from etl.lake.store import Store
 from etl.model import ArchiveFile, Coverage, Job, Series, Window
-from etl.ranges import DAY, HOUR, TimeRange, parse_time
+from etl.ranges import DAY, HOUR, TimeRange, iso, parse_time
 from etl.schema import arrow_schema
 from etl.work import Listing, Worker
 
@@ -77,6 +77,13 @@ class Sources:
         if series.interval is None:
             return settlements([time for time in range(span.start, span.end, 8 * HOUR) if time not in lacks], 5.0)
         return rows(time for time in hours(span) if time not in lacks)
+
+    def daily(self, series, span):
+        self.asked.append(("listing", span))
+        self.spoil("listing")
+        named = [one for one in days(400, parse_time("2025-06-01")) if one.start >= span.start and one.end <= span.end]
+        files = [in_file("daily", iso(one.start)[:10], iso(one.start)[:10], iso(one.end)[:10]).file for one in named]
+        return tuple(file for file in files if file.key.rpartition("/")[2] in self.files)
 
     def fetch(self, series, file):
         name = file.key.rpartition("/")[2]
@@ -292,6 +299,38 @@ def test_a_file_that_lacks_a_day_then_its_daily_file_then_rest(lake):
     ]
     told = {finding.message.split(" ")[0].rpartition("/")[2] for finding in receipt.findings if finding.check == "incomplete"}
     assert told == {MONTH_NAME, DAY_NAME}
+
+
+LAST_20 = TimeRange(parse_time("2026-01-12"), WHOLE.end)
+NEXT_4 = TimeRange(LAST_20.start, LAST_20.start + 4 * DAY)
+
+
+@pytest.mark.parametrize("sources", [("rest", "archive"), ("archive",)])
+def test_many_days_beyond_what_is_listed_are_looked_up_in_a_listing(lake, sources):
+    """The month ends with the 11th; of the rest there is one day more."""
+    asked = Sources(files={MONTH_NAME: hours(TimeRange(WHOLE.start, LAST_20.start)), DAY_NAME: hours(DAY_17)})
+    receipt = work(lake, asked, job_of(lake, in_file(*MONTH), sources=sources))
+    over_rest = [TimeRange(LAST_20.start, DAY_17.start), TimeRange(DAY_17.end, WHOLE.end)] if "rest" in sources else []
+    assert asked.asked[:2] == [MONTH_NAME, ("listing", LAST_20)]
+    assert sorted(map(str, asked.asked[2:])) == sorted(map(str, [DAY_NAME, *over_rest]))
+    assert receipt.error is None
+    missing = [] if "rest" in sources else [*hours(LAST_20)]
+    assert opens(lake) == [time for time in hours(WHOLE) if time not in missing or time in DAY_17]
+    assert {source for span, source, _ in entries(lake) if span.intersect(LAST_20)} == {"archive", *sources}
+
+
+def test_a_few_days_and_those_of_a_listing_that_fails_are_asked_for_by_their_names(lake):
+    def spoil(asked):
+        if asked == "listing":
+            raise Transient("503")
+
+    month = {MONTH_NAME: [time for time in hours(WHOLE) if time not in NEXT_4]}
+    few = Sources(files=month)
+    work(lake, few, job_of(lake, in_file(*MONTH), sources=("archive",)))
+    assert set(few.asked) == {MONTH_NAME, *(f"BTCUSDT-1h-2026-01-{day}.zip" for day in range(12, 16))}
+    many = Sources(spoil, {MONTH_NAME: hours(TimeRange(WHOLE.start, LAST_20.start))})
+    work(lake, many, job_of(lake, in_file(*MONTH), sources=("archive",)))
+    assert len([one for one in many.asked if isinstance(one, str)]) == 1 + 20
 
 
 def test_what_nobody_has_is_a_hole_that_both_were_asked_for(lake):
