@@ -27,6 +27,7 @@ from .errors import (
     EtlError,
     LakeError,
     LakeLocked,
+    NotPublished,
     NotServed,
     Refused,
     SeriesFailed,
@@ -199,6 +200,7 @@ class Pipeline:
         self._stored_rows: dict[Partition, int] = {}
         self._before: dict[Series, list[Stored]] = {}
         self._over: dict[Series, int] = {}
+        self._as_given: set[str] = set()
         self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="ask")
         self._started = time.monotonic()
 
@@ -293,9 +295,16 @@ class Pipeline:
 
     def _only_plan(self, outcome: Outcome, store: Store, turn: _Round) -> None:
         wants = self._filed(self._wants(store, turn, outcome), outcome, looks_back=turn.looks_back)
-        outcome.jobs = self._plan(self._probe(wants, outcome), store)
+        wants = self._probe(wants, outcome)
+        outcome.jobs = self._plan(wants, store)
         outcome.eta_s = self._eta(outcome.jobs)
         self._count(outcome)
+        for want in wants:
+            if want.probed and want.first_bar is None and not registry.market(want.series.market).newest_first:
+                # The run itself believes only so many empty answers.
+                more = registry.DENIALS - 1
+                outcome.requests += more
+                outcome.weight += more * registry.dataset(want.series.dataset).endpoints[want.series.market].weight(1)
 
     def _round(self, outcome: Outcome, store: Store, turn: _Round) -> None:
         """Do what is asked; then again what failed because a file turned out to be damaged, which is set aside."""
@@ -586,7 +595,9 @@ class Pipeline:
             self._stored_rows |= {file.partition: file.rows for file in files}
             wanted = min(span.start, _since(files) if files else waiting.get(series, span.start))
             anew = intersection([span], turn.anew.get(series, ()))
-            want = Want(series, span, covered, first_row, contract.ends, wanted=wanted, sources=sources, anew=anew)
+            want = Want(
+                series, span, covered, first_row, contract.ends, contract.onboard, wanted=wanted, sources=sources, anew=anew
+            )
             wants[series] = replace(
                 want, rest_only=union([*again, *denied["archive"]]), archive_only=subtract(denied["rest"], again)
             )
@@ -637,9 +648,16 @@ class Pipeline:
         if "rest" in want.sources and span.end - span.start <= FEW_DAYS:
             return replace(want, files=tuple(publication.expected(want.series, span, now)))
         files, listed = self._sources.files(want.series, span, alone="rest" not in want.sources)
+        if not files and want.series.symbol in self._as_given and not self._before[want.series]:
+            raise NotPublished(
+                f"{want.series}: the exchange does not list the symbol, the archive's listing failed, and none of the files "
+                f"for {span} is there; look at the name, or run again later"
+            )
         told = [span.intersect(TimeRange(0, publication.silent_before(want.series, now)))] if listed else []
         want = replace(want, files=files, silent=subtract(told, [file.span for file in files]))
-        if "rest" not in want.sources and is_over(files, now):
+        # What was found by name ends where it was looked for.
+        to_the_end = any(file.listed for file in files) or span.end > now - OVER
+        if "rest" not in want.sources and to_the_end and is_over(files, now):
             ends = self._over[want.series] = min(want.ends, max(file.span.end for file in files))
             want = replace(want, ends=ends, span=TimeRange(min(want.span.start, ends), min(want.span.end, ends)))
         return want
@@ -680,12 +698,19 @@ class Pipeline:
                 chosen += sorted(trading if self._sources.asks_rest(market) else self._alive(market, dataset))
             elif symbol == "ever":
                 chosen += sorted({*names, *stored, *self._sources.folders(market, dataset)})
-            elif symbol in names or symbol in stored or symbol in self._sources.folders(market, dataset):
+            elif symbol in names or symbol in stored or self._is_archived(market, dataset, symbol):
                 chosen.append(symbol)
             else:
                 hint = meant(symbol, {*names, *self._sources.folders(market, dataset)}) or "; etl symbols lists what there is"
                 raise UsageError(f"market {market} has no symbol {symbol!r} for {dataset}{hint}")
         return list(dict.fromkeys(chosen))
+
+    def _is_archived(self, market: str, dataset: str, symbol: str) -> bool:
+        """Whether the archive has it; where no listing says so the name is taken as it is given."""
+        has = self._sources.has(market, dataset, symbol)
+        if has is None:
+            self._as_given.add(symbol)
+        return has is not False
 
     def _alive(self, market: str, dataset: str) -> list[str]:
         """The symbols (or pairs) of which the archive still gets new files."""

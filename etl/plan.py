@@ -51,6 +51,8 @@ class Want:
     """The first row that is stored."""
     ends: int = MAX_TIME
     """When the contract was delivered or delisted."""
+    onboard: int | None = None
+    """When the contract was listed, where the exchange says it."""
     first_bar: int | None = None
     """The first bar at or after the beginning of what is missing: the answer of a probe, or what needs none."""
     probed: bool = False
@@ -205,7 +207,7 @@ def _pieces(want: Want, endpoint: Endpoint, partitions: Partitions, minute_weigh
     price, by_month = _Price(want, endpoint, minute_weight), _by_month(want.files)
     for partition in partitions(want.series, _hull([*want.missing, *(file.span for file in want.reread)])):
         inside = intersection(ask, [partition.period])
-        windows = [window for span in subtract(inside, want.rest_only) for window in _files(want, by_month, price, span)]
+        windows = list(_files(want, by_month, price, subtract(inside, want.rest_only)))
         again = [archive_window(want.series, file, partition.period) for file in want.reread]
         windows += [window for window in again if window.span]
         left = subtract(want.in_reach(inside), [window.span for window in windows])
@@ -245,15 +247,30 @@ def _by_month(files: Iterable[ArchiveFile]) -> dict[str, list[ArchiveFile]]:
     return found
 
 
-def _files(want: Want, by_month: Mapping[str, Sequence[ArchiveFile]], price: _Price, span: TimeRange) -> Iterator[Window]:
-    """The files that serve `span` more cheaply than REST: month by month the month's zip, those of days, or none."""
-    for name, month in months(span):
-        part = span.intersect(month)
-        inside = [file for file in by_month.get(name, ()) if file.span.intersect(part)]
-        days = [archive_window(want.series, file, part) for file in inside if publication.is_daily(file)]
-        days = [day for day in days if price.files([day]) < price.rest([day.span])]
-        ways = [days, *([archive_window(want.series, file, part)] for file in inside if not publication.is_daily(file)), []]
-        yield from min(ways, key=lambda way: price.files(way) + price.rest(subtract([part], [window.span for window in way])))
+def _files(
+    want: Want, by_month: Mapping[str, Sequence[ArchiveFile]], price: _Price, spans: Sequence[TimeRange]
+) -> Iterator[Window]:
+    """The files that serve the spans more cheaply than REST: month by month the month's zip, those of days, or none.
+
+    Of a month that is only partly wanted the days are asked for by their names: those that would pay are too few for a listing.
+    """
+    for name, month in months(_hull(spans)) if spans else ():
+        parts = intersection(spans, [month])
+        inside = [file for file in by_month.get(name, ()) if intersection([file.span], parts)]
+        wholes = [file for file in inside if not publication.is_daily(file)]
+        days = [file for file in inside if publication.is_daily(file)]
+        if wholes and not days and parts != (month,):
+            days = [file for part in parts for file in publication.daily_files(want.series, part)]
+        by_day = [_whole(_windows(want.series, [day], parts)) for day in dict.fromkeys(days)]
+        daily = [
+            window for day in by_day for window in day if price.files(day) < price.rest(intersection(parts, [window.span]))
+        ]
+        ways = [daily, *(_whole(_windows(want.series, [file], parts)) for file in wholes), []]
+        yield from min(ways, key=lambda way: price.files(way) + price.rest(subtract(parts, [window.span for window in way])))
+
+
+def _windows(series: Series, files: Iterable[ArchiveFile], spans: Sequence[TimeRange]) -> list[Window]:
+    return [archive_window(series, file, part) for file in files for part in intersection(spans, [file.span])]
 
 
 def archive_window(series: Series, file: ArchiveFile, span: TimeRange) -> Window:
@@ -362,17 +379,24 @@ def pages(series: Series, window: Window) -> Iterator[Window]:
 
 
 def next_windows(
-    job: Job, lacking: Sequence[TimeRange], denied: Sequence[TimeRange], tried: Collection[str], now: int
+    job: Job,
+    lacking: Sequence[TimeRange],
+    denied: Sequence[TimeRange],
+    tried: Collection[str],
+    now: int,
+    *,
+    unread: Sequence[TimeRange] = (),
 ) -> tuple[Window, ...]:
     """Who is asked next for what the answers lack. For bars: the archive's files of days, or of whole months, that were not
-    `tried`; then REST, where it was not asked yet (`denied`).
+    `tried`, of months also where a day's file could not be had (`unread`); then REST, where it was not asked yet (`denied`).
 
     Of settlements REST was asked first.
     """
     series = job.series[0]
     named = {file.key: file for file in job.files}
     finest = (file for span in subtract(lacking, job.silent) for file in _finest(series, span, tried))
-    names = {file.key: named.get(file.key, file) for file in finest}
+    months = (file for span in intersection(lacking, unread) for file in publication.monthly_files(series, span))
+    names = {file.key: named.get(file.key, file) for file in (*finest, *months)}
     files = [file for key, file in names.items() if key not in tried and publication.due(file, now)]
     windows = [archive_window(series, file, span) for file in files for span in intersection(lacking, [file.span])]
     left = subtract(lacking, [TimeRange(0, job.rest_from), *denied, *(window.span for window in windows)])
@@ -409,7 +433,7 @@ def listing_helps(want: Want, minute_weight: float, now: int) -> bool:
     want = replace(want, files=tuple(publication.expected(want.series, span, now)))
     endpoint = registry.dataset(want.series.dataset).endpoints[want.series.market]
     price, by_month = _Price(want, endpoint, minute_weight), _by_month(want.files)
-    return any(window for each in missing for window in _files(want, by_month, price, each))
+    return any(True for _ in _files(want, by_month, price, missing))
 
 
 def _thriftiest(endpoint: Endpoint) -> PageTier:
@@ -454,11 +478,19 @@ def _price(endpoint: Endpoint) -> int:
 
 
 def _settlement_window(want: Want, endpoint: Endpoint, span: TimeRange) -> Window:
-    market = registry.market(want.series.market)
-    rows = max(1, (span.end - max(span.start, market.first_time)) // TYPICAL_SETTLEMENT)
+    since = max(span.start, registry.market(want.series.market).first_time)
+    lived = span.intersect(TimeRange(min(max(since, want.onboard or 0), want.ends), want.ends))
+    rows = (lived.end - lived.start) // TYPICAL_SETTLEMENT
     full, rest = divmod(rows, endpoint.max_limit)
-    requests = full + (3 if rest >= registry.DEFAULT_SETTLEMENTS else 2)  # the last page is asked for again, a long one goes on
-    return Window(span, endpoint.max_limit, requests, requests * _price(endpoint), rows)
+    # The last page is asked for again, a long one goes on; where more should follow, several answers must deny it.
+    overdue = span.end - (lived.end if rows else since) > registry.LONGEST_FUNDING + MINUTE
+    last = registry.EXPECTED_DENIALS + (rest >= registry.DEFAULT_SETTLEMENTS)
+    requests = full + (registry.DENIALS if overdue else last)
+    # Where the contract was not there the archive is asked for another one of the name.
+    others = [one for one in subtract([span], [lived]) if one.end - one.start > DAY]
+    filed = [file for file in want.files if "archive" in want.sources and intersection([file.span], others)]
+    asked = sum(FILE_REQUESTS if file.listed else 1 for file in filed)
+    return Window(span, endpoint.max_limit, requests + asked, requests * _price(endpoint), rows)
 
 
 def _together(wants: Sequence[Want], endpoint: Endpoint) -> Sequence[Want]:

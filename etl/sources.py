@@ -10,7 +10,7 @@ from typing import Literal
 
 from . import publication, registry
 from .config import Settings
-from .errors import Cancelled, EtlError, Refused, UsageError
+from .errors import BadAnswer, Cancelled, EtlError, NotPublished, Refused, UsageError
 from .extract.archive import ArchiveSource
 from .extract.conversation import Conversation
 from .extract.http import Http
@@ -57,6 +57,7 @@ class Sources:
         self._infos: dict[str, ExchangeInfo] = {}
         self._now: dict[str, int] = {}
         self._folders: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._unlisted_folders: set[tuple[str, str]] = set()
         self._warned = False
         self._lock = Lock()
         self.rest = RestSource(self.conversation)
@@ -167,9 +168,21 @@ class Sources:
             self._folders[market, dataset] = self.archive.symbols(market, dataset)
         return self._folders[market, dataset]
 
+    def has(self, market: str, dataset: str, symbol: str) -> bool | None:
+        """Whether the archive has the dataset of the symbol (or pair); None where no listing says it."""
+        if (market, dataset) in self._unlisted_folders:
+            return None
+        try:
+            return symbol in self.folders(market, dataset)
+        except EtlError as error:
+            self._listing_failed(error)
+            self._unlisted_folders.add((market, dataset))
+            return None
+
     def files(self, series: Series, span: TimeRange, *, alone: bool) -> tuple[tuple[ArchiveFile, ...], bool]:
         """What the archive has of the series: all its monthly files, daily ones where `span` has no month; and whether a
-        listing said so. Without one: the files that should be there, if REST can say since when the series lives.
+        listing, or the archive itself, said so. Without a listing: the files that should be there; where the archive is asked
+        `alone`, and REST cannot say when the series lives, from the first to the last one that is.
         """
         now = self.now(series.market)
         try:
@@ -179,10 +192,10 @@ class Sources:
             files = [*months, *(file for file in days if intersection(bare, [file.span]))]
             return (*files, *self._unlisted(series, files, span, now)), True
         except EtlError as error:
-            if alone:
-                raise
             self._listing_failed(error)
-            return tuple(publication.expected(series, span, now)), False
+            expected = tuple(publication.expected(series, span, now))
+            found = self._by_name(expected) if alone else ()
+            return (found, True) if found else (() if alone else expected, False)
 
     def lives(self, series: Series, *, begun: int | None = None) -> tuple[TimeRange, ...]:
         """When the archive has files of the series, to the day: one span for each contract that had the ticker.
@@ -204,14 +217,28 @@ class Sources:
             listed = [*self.archive.monthly(series)] if len(days) < len(entries) else []
             if days:
                 listed += self.archive.daily(series, TimeRange(min(d.start for d in days), max(d.end for d in days)))
-            return tuple(file for file in listed if file.key in read and file.etag != read[file.key].etag)
+            again = [file for file in listed if file.key in read and file.etag != read[file.key].etag]
+            return tuple(file for file in again if self._differs(file, read[file.key]))
         except EtlError as error:
             self._listing_failed(error)
             return ()
 
+    def _differs(self, file: ArchiveFile, read: Coverage) -> bool:
+        """Whether the file is another one than was read: a host may name no versions, or others than its listing."""
+        try:
+            return self.archive.digest(file) != read.sha256
+        except (NotPublished, BadAnswer):  # reading it tells what is wrong
+            return True
+
+    def _by_name(self, files: Sequence[ArchiveFile]) -> tuple[ArchiveFile, ...]:
+        """The files from the first to the last one that is there."""
+        first = next((index for index, file in enumerate(files) if self.archive.published(file)), len(files))
+        last = next((index for index in range(len(files) - 1, first, -1) if self.archive.published(files[index])), first)
+        return tuple(files[first : last + 1])
+
     def _unlisted(self, series: Series, files: Sequence[ArchiveFile], span: TimeRange, now: int) -> Iterator[ArchiveFile]:
         """Listings can be stale: the next files that should be there, as long as they are."""
-        end = max((file.span.end for file in files), default=span.end)
+        end = max(span.start, max((file.span.end for file in files), default=span.end))
         for file in publication.expected(series, TimeRange(end, max(end, min(span.end, now))), now):
             if not self.archive.published(file):
                 return

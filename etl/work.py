@@ -25,6 +25,9 @@ from .transform import normalize, quality
 # it there is nothing to ask.
 LISTED_LONG = 30 * DAY
 
+# So many files of days are asked for by their names; of more a listing tells which there are.
+FEW_DAYS = 4
+
 
 class Rest(Protocol):
     """The exchange's pages: `extract.rest.RestSource`."""
@@ -54,6 +57,9 @@ class Zip(Protocol):
 
 class Archive(Protocol):
     """The bulk archive: `extract.archive.ArchiveSource`."""
+
+    def daily(self, series: Series, span: TimeRange) -> Sequence[ArchiveFile]:
+        """The files of days that the listing names."""
 
     def fetch(self, series: Series, file: ArchiveFile) -> Zip:
         """The file; NotPublished where there is none."""
@@ -99,6 +105,8 @@ class _Found:
     tried: set[str] = field(default_factory=set)
     filled: tuple[TimeRange, ...] = ()
     """Where files held only filling, outside of the contract's life."""
+    unread: list[TimeRange] = field(default_factory=list)
+    """What of the last round's files of days could not be had, which the month's file may hold."""
 
     def spans(self, source: Source) -> tuple[TimeRange, ...]:
         """What the source was asked for, whatever it answered."""
@@ -111,13 +119,24 @@ class _Found:
             self.groups.append(_Group(source, [Coverage(span, source, today) for span in spans]))
 
     def unanswered(self, lacking: Sequence[TimeRange]) -> None:
-        """What REST failed to answer stays so, where the archive did not bring it."""
-        failed = [
-            window.span for window, error in self.failures if window.source == "rest" and not isinstance(error, NotServed)
-        ]
+        """What REST failed to answer stays so, where the archive did not bring it; so does what a file that could not be read
+        may hold, where all that is known besides is that there is no other file.
+        """
+
+        def lost(source: Source) -> tuple[TimeRange, ...]:
+            failed = (
+                window.span for window, error in self.failures if window.source == source and not isinstance(error, NotServed)
+            )
+            return intersection(lacking, failed)
+
+        of_rest, of_archive = lost("rest"), lost("archive")
         for group in self.groups:
-            cut = intersection(lacking, failed)
-            group.answers = [replace(answer, span=span) for answer in group.answers for span in subtract([answer.span], cut)]
+            unfiled = of_archive if group.source == "archive" else ()
+            group.answers = [
+                replace(answer, span=span)
+                for answer in group.answers
+                for span in subtract([answer.span], [*of_rest, *(() if answer.key else unfiled)])
+            ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +175,13 @@ class Worker:
                 break
             lacking = _lacking(job, found)
             rounds.append((found.groups[known:], lacking))
-            windows = planning.next_windows(job, lacking, found.spans("rest"), found.tried, now)
+            windows = self._next(job, lacking, found, now)
+            found.unread.clear()
             if not windows:
-                found.nothing("rest", intersection(lacking, [TimeRange(0, job.rest_from)]), today)
+                # Also before the contract's life, in which nothing can lack: else it would be asked again.
+                failed = [window.span for window, _ in found.failures]
+                asked = [*lacking, *subtract((window.span for window in job.windows), failed)]
+                found.nothing("rest", intersection(asked, [TimeRange(0, job.rest_from)]), today)
                 found.nothing("archive", intersection(lacking, job.silent), today)
         if first.interval and rounds:
             found.findings += _incomplete(first, rounds)
@@ -166,6 +189,23 @@ class Worker:
         return self.cores.submit(self._store, job, found).result()
 
     # Asking
+
+    def _next(self, job: Job, lacking: Sequence[TimeRange], found: _Found, now: int) -> tuple[Window, ...]:
+        """Who is asked next; of many days that are no news only those that a listing names, as beyond the end of a contract."""
+        windows = planning.next_windows(job, lacking, found.spans("rest"), found.tried, now, unread=found.unread)
+        files = [window.file for window in windows if window.file and publication.is_daily(window.file)]
+        old = [file for file in files if publication.overdue(file.span, now)]
+        if len(old) <= FEW_DAYS:
+            return windows
+        try:
+            span = TimeRange(min(file.span.start for file in old), max(file.span.end for file in old))
+            listed = {file.key for file in self.archive.daily(job.series[0], span)}
+        except EtlError:  # then each is asked for, and says itself what is wrong
+            return windows
+        absent = [file for file in old if file.key not in listed]
+        found.tried.update(file.key for file in absent)
+        found.nothing("archive", intersection(lacking, [file.span for file in absent]), now - now % DAY)
+        return planning.next_windows(job, lacking, found.spans("rest"), found.tried, now, unread=found.unread)
 
     def _round(self, job: Job, windows: Sequence[Window], lacking: tuple[TimeRange, ...] | None, found: _Found) -> None:
         groups: dict[Source, _Group] = {"archive": _Group("archive"), "rest": _Group("rest")}
@@ -216,7 +256,9 @@ class Worker:
             listed=listing.listed,
             filled=filled,
         )
-        answer = Coverage(window.span, "archive", today, window.file.key, zipped.sha256, zipped.etag)
+        # The listing's version, where it has named one: it is what later listings are compared with.
+        version = window.file.etag or zipped.etag
+        answer = Coverage(window.span, "archive", today, window.file.key, zipped.sha256, version)
         return _Answer(answer, {first: [normalize.inside(first, rows, [window.span])]}, findings, outside)
 
     def _failed(self, job: Job, window: Window, error: EtlError, groups: dict[Source, _Group], found: _Found) -> None:
@@ -224,6 +266,8 @@ class Worker:
         of a contract what lies behind its end.
         """
         now = self.now(job.series[0].market)
+        if window.file is not None and publication.is_daily(window.file):
+            found.unread.append(window.span)
         if isinstance(error, NotServed) and window.file is None:
             behind = subtract([window.span], [TimeRange(0, job.life.end)])
             groups["rest"].answers += [Coverage(span, "rest", now - now % DAY) for span in behind]
@@ -263,7 +307,7 @@ class Worker:
         covered = [answer.span for group in found.groups for answer in group.answers]
         for window, failure in found.failures:
             if subtract([window.span], covered):
-                errors += [(series, failure) for series in job.series]
+                errors += [(series, _hopeless(failure, window, job)) for series in job.series]
             else:
                 found.findings.append(_replaced(job.series[0], window, failure))
         worst = next(
@@ -404,14 +448,15 @@ def _lacking(job: Job, found: _Found) -> tuple[TimeRange, ...]:
     times = normalize.moments(series, (table for group in found.groups for table in group.tables.get(series, ())))
     if series.interval is None:
         return quality.unsettled(times, found.spans("rest"))  # of a re-used ticker REST knows the present contract only
-    asked = intersection(union([*found.spans("archive"), *found.spans("rest")]), [job.life])
+    asked = intersection(union([*found.spans("archive"), *found.spans("rest"), *found.unread]), [job.life])
     runs = quality.absent(series, times, asked)
+    unread = intersection(runs, found.unread)
     if job.loose and len(times):
         first, last = int(times[0]), int(times[-1])
         begins = bool(asked) and iso(asked[0].start)[:7] == iso(job.life.start)[:7]
         ends = bool(asked) and asked[-1].end >= job.life.end
         runs = subtract(runs, [TimeRange(0, first)] * begins + [TimeRange(last, job.life.end)] * ends)
-    return tuple(runs)
+    return union([*runs, *unread])
 
 
 def _between(holes: Iterable[TimeRange], times: Times, life: TimeRange, period: TimeRange) -> tuple[TimeRange, ...]:
@@ -455,6 +500,13 @@ def _republications(series: Series, before: Sequence[Coverage], entries: Sequenc
         )
         for key, entry in sorted(new.items())
     ]
+
+
+def _hopeless(error: EtlError, window: Window, job: Job) -> EtlError:
+    """A file's error with its cure, where no other source has the rows."""
+    if window.file is None or not isinstance(error, BadAnswer):
+        return error
+    return BadAnswer(f"{error}; run again later" + ("" if "rest" in job.sources else ", or without --source archive"))
 
 
 def _replaced(series: Series, window: Window, error: EtlError) -> Finding:

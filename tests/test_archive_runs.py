@@ -7,12 +7,13 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
 
 from etl import publication, report, verify
-from etl.errors import Cancelled, Refused
+from etl.errors import Cancelled, Refused, UsageError
 from etl.lake.query import connect
 from etl.lake.store import Store
 from etl.lake.symbols import Symbols
@@ -273,7 +274,8 @@ def test_filling_after_the_end_of_a_contract_is_no_part_of_it(many, tmp_path, so
         assert {finding.severity for finding in verified.findings} <= {"warning", "info"}
         warned = {(finding.check, finding.series.symbol) for finding in verified.findings if finding.severity == "warning"}
         # Nobody but the archive was asked what lies between the two contracts.
-        assert warned - {("missing", "LUNAUSDT")} == {("foreign", "LUNAUSDT"), ("foreign", "SRMUSDT")}
+        between = {("missing", "LUNAUSDT"), ("funding_gap", "LUNAUSDT")}
+        assert warned - between == {("foreign", "LUNAUSDT"), ("foreign", "SRMUSDT")}
 
 
 @pytest.mark.parametrize("source", ["auto", "archive"])
@@ -308,7 +310,9 @@ def test_a_defect_is_met_by_content(world, tmp_path, defect, key, interval, star
         assert {row[0] for row in told(lake, columns="verdict")} <= {"complete", "partial"}
         said = [finding for finding in outcome.findings if finding.check in {"archive", "foreign"}]
         empty = interval == "1m" and defect["defect"] == "missing_day"
-        assert bool(said) == (empty or defect["defect"] in USELESS | {"foreign_rows"})
+        # What was asked for by its name is not there where its CHECKSUM is not.
+        silent = interval == "1m" and defect["defect"] == "no_checksum"
+        assert bool(said) == (empty or (defect["defect"] in USELESS | {"foreign_rows"} and not silent))
         if defect["defect"] in USELESS:
             assert all("2026-01" in finding.message for finding in said)
         before = partitions(lake)
@@ -858,6 +862,9 @@ def test_where_both_refuse_the_run_is_refused(world, tmp_path):
         ([("klines funding", "BTCUSDT", "1h", "2025-10-01", None)], "archive"),
         ([("klines", "SRMUSDT", "1h", None, None)], "archive"),
         ([("klines funding", "BTCUSDT", "1h", "2025-12-01", None)], "rest"),
+        # Listed in January 2026, over in December 2024.
+        ([("klines funding", "TSLAUSDT", "1d", "2022-05-01", "2022-12-01")], "auto"),
+        ([("funding", "XEMUSDT", "1d", "2024-11-01", "2025-02-01")], "rest"),
     ],
     ids=str,
 )
@@ -911,6 +918,69 @@ def test_the_plan_takes_the_cheapest_source(exchange, tmp_path):
         (Series("um", "klines", "BTCUSDT", "1m"), "2026-03-01", NOW),
     ]:
         assert_true(exchange, lake, series, start, end)
+
+
+PAST = ("2025-05-10", "2025-05-12")
+PAST_DAYS = [f"BTCUSDT-1m-2025-05-{day}.zip" for day in (10, 11)]
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize(("start", "end"), [PAST, ("2025-05-10", "2025-05-11T12:00"), ("2025-05-10T07:30", "2025-05-12")])
+def test_some_days_of_a_past_month_come_from_their_own_files(exchange, tmp_path, source, start, end):
+    lake = tmp_path / "lake"
+    planned = run(exchange, lake, select("klines", "BTCUSDT", "1m", start, end), source=source, dry_run=True)
+    assert (sum(job.requests for job in planned.jobs), sum(job.weight for job in planned.jobs)) == (4, 0)
+    assert asked_for(exchange, lake, "klines", "BTCUSDT", "1m", start, end, source=source) == (PAST_DAYS, 0)
+    assert_true(exchange, lake, MINUTES, start, end)
+    before = partitions(lake)
+    assert asked_for(exchange, lake, "klines", "BTCUSDT", "1m", start, end, source=source) == ([], 0)
+    assert partitions(lake) == before
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize("start", ["2025-05-10", "2025-05-09"])
+@pytest.mark.parametrize("defect", ["never", "wrong_checksum", "no_checksum", "truncated_zip"])
+def test_a_day_whose_file_cannot_be_had_comes_from_the_month(world, tmp_path, source, start, defect):
+    """Also the first one, where nothing but the files tells when the series began."""
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": defect, "key": "daily/.*BTCUSDT-1m-2025-05-(09|10)"}) as exchange:
+        found, asked = asked_for(exchange, lake, "klines", "BTCUSDT", "1m", start, PAST[1], source=source)
+        assert [name for name in found if name[-6:] not in {"09.zip", "10.zip"}] == [
+            "BTCUSDT-1m-2025-05-11.zip",
+            "BTCUSDT-1m-2025-05.zip",
+        ]
+        assert asked == 0
+        assert_true(exchange, lake, MINUTES, start, PAST[1])
+        assert set(told(lake, columns="verdict")) == {("complete",)}
+        before = partitions(lake)
+        assert asked_for(exchange, lake, "klines", "BTCUSDT", "1m", start, PAST[1], source=source) == ([], 0)
+        assert partitions(lake) == before
+
+
+def test_a_day_without_any_file_comes_from_rest(world, tmp_path):
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": "never", "key": "BTCUSDT-1m-2025-05(-10)?.zip"}) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1m", *PAST)))
+        assert_true(exchange, lake, MINUTES, *PAST)
+        assert told(lake, columns="source, verdict") == [("rest", "complete"), ("archive", "complete")]
+
+
+def test_yesterday_whose_file_is_late_comes_from_rest_also_over_a_short_range(world, tmp_path):
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": "late", "days": 4, "key": "2026-02-28"}) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", "BTCUSDT", "1m", "2026-02-27")))
+        assert outcome.gaps == []
+        assert_true(exchange, lake, MINUTES, "2026-02-27", NOW)
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_a_day_of_a_past_month_that_was_published_again(world, tmp_path, source):
+    lake, again = tmp_path / "lake", {"defect": "republished", "key": "daily/.*-1m-2025-05-10", "at": "2026-03-01T18:00"}
+    with serve(world, again) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1m", *PAST), source=source))
+        exchange.clock.set(parse_time("2026-03-01T20:00:30"))
+        outcome = in_order(update(exchange, lake, source=source))
+        assert [finding.check for finding in outcome.findings] == ["republished", "changed"]
 
 
 @pytest.mark.parametrize(
@@ -1013,6 +1083,60 @@ def test_the_archive_alone_without_a_listing(world, tmp_path, how):
         assert outcome.exit_code == (3 if lost else 0)
 
 
+@pytest.mark.parametrize("how", ["503", "html"])
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize(
+    ("symbol", "interval", "start", "end"),
+    [
+        ("BTCUSDT", "1d", "2026-02-20", "2026-03-01"),
+        ("BTCUSDT", "1h", "2025-11-10", "2026-02-12"),
+        ("SRMUSDT", "1h", "2022-09-15", None),
+        ("TSLAUSDT", "1d", None, "2026-03-01"),
+    ],
+)
+def test_a_named_symbol_needs_no_listing(world, tmp_path, how, source, symbol, interval, start, end):
+    """What is named is looked for by the names of its files, also in a new lake; the end of a life is found, too."""
+    lake, series = tmp_path / "lake", Series("um", "klines", symbol, interval)
+    defects, rules = LISTINGS[how]
+    with serve(world, *defects, rules=rules) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", symbol, interval, start, end), source=source))
+        assert outcome.gaps == []
+        assert_true(exchange, lake, series, start or 0, end or NOW)
+        before = partitions(lake)
+        again = in_order(run(exchange, lake, select("klines", symbol, interval, start, end), source=source))
+        assert (again.rows_written, partitions(lake)) == (0, before)
+
+
+def test_the_end_of_what_is_asked_for_by_name_is_no_end_of_a_life(world, tmp_path):
+    lake, rules = tmp_path / "lake", LISTINGS["503"][1]
+    with serve(world, rules=rules) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2024-01-01", "2024-02-01"), source="archive"))
+        with connect(lake) as connection:
+            assert connection.sql("SELECT last_time FROM symbols WHERE symbol = 'BTCUSDT'").fetchall() == [(None,)]
+        change(exchange)
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2024-01-01", "2024-03-01"), source="archive"))
+        assert_true(exchange, lake, HOURS, "2024-01-01", "2024-03-01")
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize("dataset", ["klines", "funding"])
+def test_a_symbol_that_has_no_file_is_told_where_no_listing_knows_it(world, tmp_path, source, dataset):
+    lake, wanted = tmp_path / "lake", select(f"{dataset}", "NOSUCHUSDT BTCUSDT", "1h", "2025-12-01", "2026-01-10")
+    with serve(world, rules=LISTINGS["503"][1]) as exchange:
+        outcome = run(exchange, lake, wanted, source=source)
+        assert outcome.exit_code == 3
+        ((series, error),) = outcome.failed
+        assert series.symbol == "NOSUCHUSDT"
+        assert "NOSUCHUSDT" in str(error)
+        assert len([path for path in objects(exchange) if "NOSUCHUSDT" in path]) < 20
+        assert {one.symbol for one in Store.open(lake, network="mainnet", layout="year").series() if files(lake, one)} == {
+            "BTCUSDT"
+        }
+        change(exchange)
+        with pytest.raises(UsageError, match="NOSUCHUSDT"):
+            run(exchange, tmp_path / "other", wanted, source=source)
+
+
 # ---- 9. published again
 
 
@@ -1073,6 +1197,32 @@ def test_a_daily_file_that_was_published_again(world, tmp_path, source):
         assert sorted(time for time in rows if rows[time] != true[time]) == list(changed[0].times)
 
 
+@pytest.mark.parametrize("version", [None, "a version of the host's own"])
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_another_version_with_the_same_digest_is_not_read_again(world, tmp_path, version, source):
+    """As a host leaves a lake that names no versions, or others than its listing does."""
+    lake, wanted = tmp_path / "lake", select("klines", "BTCUSDT", "1h", "2025-12-01", "2026-02-10")
+    again = {"defect": "republished", "key": "monthly/.*-1h-2026-01", "at": "2026-03-01T18:00"}
+    with serve(world, again) as exchange:
+        in_order(run(exchange, lake, wanted, source=source))
+        in_order(update(exchange, lake, source=source))
+        store = Store.open(lake, network="mainnet", layout="year")
+        for file in store.files(HOURS):
+            entries = [replace(entry, etag=version) if entry.sha256 else entry for entry in file.coverage]
+            store.replace(file.partition, store.rows(file.partition), entries, file.holes, wanted=file.wanted)
+        before = partitions(lake)
+        exchange.reset()
+        outcome = in_order(update(exchange, lake, source=source))
+        assert (outcome.findings, zips(exchange), partitions(lake)) == ([], [], before)
+        # The CHECKSUMs of two months, and of the days since; of these an hour's bars are a page of REST.
+        assert len(objects(exchange)) == 2 + (28 if source == "archive" else 0)
+        exchange.clock.set(parse_time("2026-03-01T20:00:30"))
+        exchange.reset()
+        outcome = in_order(update(exchange, lake, source=source))
+        assert [key.rpartition("/")[2] for key in zips(exchange)] == ["BTCUSDT-1h-2026-01.zip"]
+        assert {finding.check for finding in outcome.findings} == {"republished", "changed"}
+
+
 def test_settlements_that_were_published_again(world, tmp_path):
     lake = tmp_path / "lake"
     again = {"defect": "republished", "key": "fundingRate-2026-01", "at": "2026-03-01T18:00"}
@@ -1130,6 +1280,24 @@ def test_the_same_again_asks_nothing_whoever_was_asked(many, tmp_path, sources):
             assert (again.rows_written, again.partitions_written) == (0, 0)
             assert (pages(exchange), zips(exchange)) == (0, [])
             assert partitions(lake) == before
+
+
+@pytest.mark.parametrize(
+    ("interval", "end"), [("5m", "2023-04-21"), ("1m", "2023-04-19"), ("1h", "2023-04-20"), ("5m", "2023-05-06")]
+)
+def test_the_same_again_asks_nothing_of_the_days_before_a_listing(many, tmp_path, interval, end):
+    """1000PEPEUSDT was listed on 2023-05-05; what is stored begins later."""
+    lake = tmp_path / "lake"
+    with serve(many) as exchange:
+        in_order(run(exchange, lake, select("klines", "1000PEPEUSDT", interval, "2023-05-21", "2023-05-22")))
+        early = select("klines", "1000PEPEUSDT", interval, "2023-04-18", end)
+        in_order(run(exchange, lake, early))
+        before = partitions(lake)
+        for _ in range(2):
+            exchange.reset()
+            again = in_order(run(exchange, lake, early))
+            assert (again.rows_written, again.partitions_written) == (0, 0)
+            assert (pages(exchange), objects(exchange), partitions(lake)) == (0, [], before)
 
 
 # ---- 11. settlements of both

@@ -12,7 +12,7 @@ import pytest
 from etl.errors import BadAnswer, Cancelled, NotPublished, NotServed, Refused, Rejected, Transient
 from etl.lake.store import Store
 from etl.model import ArchiveFile, Coverage, Job, Series, Window
-from etl.ranges import DAY, HOUR, TimeRange, parse_time
+from etl.ranges import DAY, HOUR, TimeRange, iso, parse_time
 from etl.schema import arrow_schema
 from etl.work import Listing, Worker
 
@@ -77,6 +77,13 @@ class Sources:
         if series.interval is None:
             return settlements([time for time in range(span.start, span.end, 8 * HOUR) if time not in lacks], 5.0)
         return rows(time for time in hours(span) if time not in lacks)
+
+    def daily(self, series, span):
+        self.asked.append(("listing", span))
+        self.spoil("listing")
+        named = [one for one in days(400, parse_time("2025-06-01")) if one.start >= span.start and one.end <= span.end]
+        files = [in_file("daily", iso(one.start)[:10], iso(one.start)[:10], iso(one.end)[:10]).file for one in named]
+        return tuple(file for file in files if file.key.rpartition("/")[2] in self.files)
 
     def fetch(self, series, file):
         name = file.key.rpartition("/")[2]
@@ -294,6 +301,38 @@ def test_a_file_that_lacks_a_day_then_its_daily_file_then_rest(lake):
     assert told == {MONTH_NAME, DAY_NAME}
 
 
+LAST_20 = TimeRange(parse_time("2026-01-12"), WHOLE.end)
+NEXT_4 = TimeRange(LAST_20.start, LAST_20.start + 4 * DAY)
+
+
+@pytest.mark.parametrize("sources", [("rest", "archive"), ("archive",)])
+def test_many_days_beyond_what_is_listed_are_looked_up_in_a_listing(lake, sources):
+    """The month ends with the 11th; of the rest there is one day more."""
+    asked = Sources(files={MONTH_NAME: hours(TimeRange(WHOLE.start, LAST_20.start)), DAY_NAME: hours(DAY_17)})
+    receipt = work(lake, asked, job_of(lake, in_file(*MONTH), sources=sources))
+    over_rest = [TimeRange(LAST_20.start, DAY_17.start), TimeRange(DAY_17.end, WHOLE.end)] if "rest" in sources else []
+    assert asked.asked[:2] == [MONTH_NAME, ("listing", LAST_20)]
+    assert sorted(map(str, asked.asked[2:])) == sorted(map(str, [DAY_NAME, *over_rest]))
+    assert receipt.error is None
+    missing = [] if "rest" in sources else [*hours(LAST_20)]
+    assert opens(lake) == [time for time in hours(WHOLE) if time not in missing or time in DAY_17]
+    assert {source for span, source, _ in entries(lake) if span.intersect(LAST_20)} == {"archive", *sources}
+
+
+def test_a_few_days_and_those_of_a_listing_that_fails_are_asked_for_by_their_names(lake):
+    def spoil(asked):
+        if asked == "listing":
+            raise Transient("503")
+
+    month = {MONTH_NAME: [time for time in hours(WHOLE) if time not in NEXT_4]}
+    few = Sources(files=month)
+    work(lake, few, job_of(lake, in_file(*MONTH), sources=("archive",)))
+    assert set(few.asked) == {MONTH_NAME, *(f"BTCUSDT-1h-2026-01-{day}.zip" for day in range(12, 16))}
+    many = Sources(spoil, {MONTH_NAME: hours(TimeRange(WHOLE.start, LAST_20.start))})
+    work(lake, many, job_of(lake, in_file(*MONTH), sources=("archive",)))
+    assert len([one for one in many.asked if isinstance(one, str)]) == 1 + 20
+
+
 def test_what_nobody_has_is_a_hole_that_both_were_asked_for(lake):
     sources = Sources(lambda asked: hours(DAY_17), {MONTH_NAME: hours(WHOLE), DAY_NAME: hours(DAY_17)})
     receipt = work(lake, sources, job_of(lake, in_file(*MONTH), life=TimeRange(0, NOW)))
@@ -347,6 +386,25 @@ def test_a_listed_file_that_is_not_there_fails(lake):
     receipt = work(lake, Sources(), job_of(lake, listed, sources=("archive",)))
     assert isinstance(receipt.error, NotPublished)
     assert lost(lake) == [DAY_17]
+
+
+def test_a_day_that_cannot_be_read_comes_from_the_month(lake):
+    day = in_file("daily", "2026-01-17", "2026-01-17", "2026-01-18", listed=False)
+    sources = Sources(files={MONTH_NAME: hours(WHOLE)})
+    receipt = work(lake, sources, job_of(lake, day))
+    assert (sources.asked, receipt.error) == ([DAY_NAME, MONTH_NAME], None)
+    assert opens(lake) == list(hours(DAY_17))
+    assert entries(lake) == [(DAY_17, "archive", f"{FOLDER}/monthly/klines/BTCUSDT/1h/{MONTH_NAME}")]
+
+
+def test_a_file_that_fails_is_lost_also_where_no_other_file_is(lake):
+    def spoil(asked):
+        if asked == MONTH_NAME:
+            raise Transient("503")
+
+    receipt = work(lake, Sources(spoil), job_of(lake, in_file(*MONTH), sources=("archive",)))
+    assert isinstance(receipt.error, Transient)
+    assert (lost(lake), entries(lake)) == ([WHOLE], [])
 
 
 @pytest.mark.parametrize("files", [{}, {DAY_NAME: ()}], ids=["no file", "an empty file"])

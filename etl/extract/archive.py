@@ -58,8 +58,8 @@ class ArchiveSource:
     Files lie below `archive_url`, listings come from `index_url`. What is `Transient` is asked again, at most `attempts` times
     in all and for `patience` seconds of trying. `max_zip` caps a zip, in bytes. `cores` decodes.
 
-    Every question raises Transient (after the last attempt; after three in a row to one host at once and without asking),
-    Refused (403, 418 or 451; from then on at once), Rejected, BadAnswer and Cancelled (`stop` was set).
+    Every question raises Transient (after the last attempt; after three in a row for listings, or for files, at once without
+    asking), Refused (403, 418 or 451; from then on at once), Rejected, BadAnswer and Cancelled (`stop` was set).
     """
 
     def __init__(
@@ -150,12 +150,12 @@ class ArchiveSource:
         name = file.key.rpartition("/")[2]
         try:
             try:
-                digest, answer = self._verified(file.key, name)
+                digest, answer = self._verified(file, name)
             except _Mismatch:  # it may have been published anew between the two
-                digest, answer = self._verified(file.key, name)
+                digest, answer = self._verified(file, name)
             rows = self._table(answer.body, name, series.dataset)
         except BadAnswer as error:
-            raise BadAnswer(f"archive file {file.key}: {error}; it is not used, the next source is asked") from error
+            raise BadAnswer(f"archive file {file.key}: {error}; it is not used") from error
         version = answer.headers.get("etag")
         return Bulk(rows, digest, bulk.etag(version) if version else None, len(answer.body))
 
@@ -182,11 +182,14 @@ class ArchiveSource:
 
     # ---- files
 
-    def _verified(self, key: str, name: str) -> tuple[str, Answer]:
+    def _verified(self, file: ArchiveFile, name: str) -> tuple[str, Answer]:
         """The zip, and its digest, which is the one that its CHECKSUM states."""
+        key = file.key
         try:
             stated = self._object(f"{key}.CHECKSUM", _MAX_CHECKSUM).body
         except NotPublished:
+            if not file.listed:  # nobody said that it is there
+                raise
             with suppress(BadAnswer):  # too large, of course: this asks only whether there is a zip
                 self._object(key, 0)
             raise BadAnswer("it has no CHECKSUM and cannot be verified") from None
@@ -245,7 +248,7 @@ class ArchiveSource:
     # ---- asking
 
     def _ask(self, file: Download, params: Params | None, decode: Callable[[Answer], _T]) -> _T:
-        host = self._index_url if params else self._archive_url
+        host = "index" if params else "files"  # one may fail where the other answers, also at one address
         if self._given_up[host] >= _ENOUGH:
             raise Transient(
                 f"GET {masked(file.url)}: not asked, as the archive failed {_ENOUGH} times in a row; run again later"

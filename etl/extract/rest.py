@@ -16,19 +16,14 @@ from ..errors import BadAnswer
 from ..grid import Times
 from ..model import Series, Window
 from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, TimeRange
+from ..registry import DENIALS, EXPECTED_DENIALS
 from ..schema import mask
 from ..schema import times as times_of
 from . import wire
 from .conversation import Conversation
 
-# So many answers must lack a bar before it counts as absent: a server that leaves out one answer of five is believed wrongly
-# once in 15,000 times. Real holes are rare and cost weight 1 a question. Beyond the end of a contract none is expected.
-DENIALS = 6
-EXPECTED_DENIALS = 2
 # A server that keeps sending what was not asked for is given up after so many requests.
 MAX_STUCK = 3
-# Settlements are at most so far apart while a contract lives (binance-facts 6).
-LONGEST_FUNDING = 8 * HOUR
 # A page that contradicts itself is asked for again so often; then its other rows are used.
 MAX_CONTRADICTIONS = 6
 # More holes than this in one window are asked for with one request over all of them instead of one each.
@@ -268,7 +263,7 @@ def _union(some: Times, more: Times) -> Times:
 def _overdue(seen: set[_Key], asked: TimeRange) -> bool:
     """Whether another settlement is to be expected in `asked`, by the distance of the last two, or the longest there is."""
     last = sorted({time for time, _ in seen if time < asked.end})[-2:]
-    distance = last[1] - last[0] if len(last) == 2 else LONGEST_FUNDING
+    distance = last[1] - last[0] if len(last) == 2 else registry.LONGEST_FUNDING
     return asked.end - (last[-1] if last else asked.start) > distance + MINUTE
 
 

@@ -39,6 +39,7 @@ FUNDING = Series("um", "funding", "BTCUSDT")
 JANUARY = ms("2024-01-01")
 KEY = "data/futures/um/monthly/klines/BTCUSDT/1m/BTCUSDT-1m-2024-01.zip"
 FILE = ArchiveFile(TimeRange(JANUARY, ms("2024-02-01")), KEY)
+LISTED = ArchiveFile(FILE.span, KEY, 100, "v1")
 DATE = "Wed, 07 Feb 2024 10:11:12 GMT"
 
 
@@ -435,7 +436,10 @@ def test_a_server_without_versions(kit, source):
 def test_what_is_not_there(bucket, source):
     with pytest.raises(NotPublished, match=re.escape(KEY)):
         source(bucket).fetch(BTC, FILE)
-    assert bucket.asked == [f"{KEY}.CHECKSUM", KEY]
+    assert bucket.asked == [f"{KEY}.CHECKSUM"]
+    with pytest.raises(NotPublished, match=re.escape(KEY)):
+        source(bucket).fetch(BTC, LISTED)  # which a stale listing may name
+    assert bucket.asked[1:] == [f"{KEY}.CHECKSUM", KEY]
 
 
 def test_a_checksum_whose_zip_is_not_there_yet(bucket, source):
@@ -449,8 +453,8 @@ def test_what_cannot_be_verified_is_not_used_and_not_even_read(bucket, source):
     bucket.put(KEY, csv(5000))
     del bucket.objects[f"{KEY}.CHECKSUM"]
     archive = source(bucket)
-    with pytest.raises(BadAnswer, match=f"{re.escape(KEY)}: .*cannot be verified.*next source"):
-        archive.fetch(BTC, FILE)
+    with pytest.raises(BadAnswer, match=f"{re.escape(KEY)}: .*cannot be verified.*not used$"):
+        archive.fetch(BTC, LISTED)
     assert archive.stats.bytes_downloaded < 100
 
 
@@ -458,7 +462,7 @@ def test_another_digest_is_looked_at_twice_and_refused(bucket, source):
     bucket.put(KEY, csv())
     bucket.objects[KEY] = zipped(KEY, csv(4))
     digest = hashlib.sha256(bucket.objects[KEY]).hexdigest()
-    with pytest.raises(BadAnswer, match=f"{re.escape(KEY)}: its SHA-256 is {digest}, but .*next source"):
+    with pytest.raises(BadAnswer, match=f"{re.escape(KEY)}: its SHA-256 is {digest}, but .*not used"):
         source(bucket).fetch(BTC, FILE)
     assert bucket.asked == [f"{KEY}.CHECKSUM", KEY] * 2
 
@@ -471,7 +475,7 @@ def test_another_digest_is_looked_at_twice_and_refused(bucket, source):
 def test_a_checksum_that_is_none(bucket, source, stated):
     bucket.put(KEY, csv())
     bucket.objects[f"{KEY}.CHECKSUM"] = stated
-    with pytest.raises(BadAnswer, match=f"{re.escape(KEY)}: .*next source"):
+    with pytest.raises(BadAnswer, match=f"{re.escape(KEY)}: .*not used"):
         source(bucket).fetch(BTC, FILE)
     assert KEY not in bucket.asked
 
@@ -506,7 +510,7 @@ def test_a_file_that_is_replaced_between_checksum_and_zip(kit, bucket, source):
 )
 def test_a_file_that_is_verified_and_wrong_is_asked_for_once(bucket, source, body, said):
     bucket.objects |= {KEY: body, f"{KEY}.CHECKSUM": checksum(KEY, body)}
-    with pytest.raises(BadAnswer, match=f"{re.escape(KEY)}: .*{said}.*next source"):
+    with pytest.raises(BadAnswer, match=f"{re.escape(KEY)}: .*{said}.*not used"):
         source(bucket).fetch(BTC, FILE)
     assert len(bucket.asked) == 2
 
@@ -591,10 +595,18 @@ def test_an_archive_that_fails_and_fails_is_left_alone(kit, source):
         with pytest.raises(Transient, match="given up after 2 attempts"):
             archive.fetch(BTC, FILE)
     assert len(server.requests) == 6
-    for ask in (lambda: archive.fetch(BTC, FILE), lambda: listed(archive, BTC), lambda: archive.symbols("um", "klines")):
+    for ask in (lambda: archive.fetch(BTC, FILE), lambda: archive.published(FILE)):
         with pytest.raises(Transient, match="failed 3 times in a row"):
             ask()
     assert len(server.requests) == 6
+    # Listings may be answered where files are not; and the other way round.
+    for _ in range(3):
+        with pytest.raises(Transient, match="given up after 2 attempts"):
+            listed(archive, BTC)
+    for ask in (lambda: listed(archive, BTC), lambda: archive.symbols("um", "klines")):
+        with pytest.raises(Transient, match="failed 3 times in a row"):
+            ask()
+    assert len(server.requests) == 12
 
 
 @pytest.mark.parametrize("between", [b"", b"<html>"], ids=["404", "bad answer"])
