@@ -223,6 +223,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
         load({"config": tmp_path}, env={}, cwd=tmp_path)  # a folder
 
 
+def folder(path):
+    path.mkdir()
+
+
+def dangling(path):
+    path.symlink_to("not there")
+
+
+def in_a_dangling_folder(path):
+    path.parent.rmdir()
+    path.parent.symlink_to("not there")
+
+
+@pytest.mark.parametrize("what", [folder, dangling, in_a_dangling_folder])
+@pytest.mark.parametrize("name", ["default.toml", "universe.toml"])
+def test_a_file_of_config_that_cannot_be_read_is_named_and_not_left_out(tmp_path, name, what):
+    """Nor is one further up taken for it."""
+    (project(tmp_path) / "config/universe.toml").touch()
+    inner = tmp_path / "inner"
+    (inner / "config").mkdir(parents=True)
+    what(inner / "config" / name)
+    with pytest.raises(UsageError, match=re.escape(str(inner / "config" / name))):
+        load_universe(universe_path(inner)) if name == "universe.toml" else load(env=HOME, cwd=inner)
+
+
 class TestUniverse:
     def test_entries(self, tmp_path):
         file = tmp_path / "universe.toml"
