@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from . import registry
 from .errors import UsageError
@@ -58,9 +59,19 @@ def _lake(text: str, base: Path) -> Path:
 
 
 def _url(text: str, _: Path) -> str:
-    if not re.fullmatch(r"https?://[^/?#\s]+[^?#\s@]*", text):
-        raise ValueError("a URL that begins with http:// or https:// and has no query, nor an @ after its host (write %40)")
+    if not re.fullmatch(r"https?://[^/?#\s]+[^?#\s@]*", text) or not _has_host(text):
+        raise ValueError(
+            "a URL that begins with http:// or https://, has a host and no query, nor an @ after its host (write %40)"
+        )
     return text.rstrip("/")
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, or a port that is no number
+        return False
 
 
 def _one_of(*names: str) -> Callable[[str, Path], str]:
