@@ -265,6 +265,7 @@ class Pipeline:
         """
         store = self._open()
         outcome = Outcome("repair", self.run_id, dry_run=dry_run)
+        outcome.failed += _strays(store, stored)
         if dry_run:
             asked, anew = self._asked_again(store, list(filter(stored, store.series())), wrong(), outcome)
             self._only_plan(outcome, store, _Round(asked, republished=bool(against), anew=anew, by=against))
@@ -484,6 +485,7 @@ class Pipeline:
     ) -> list[tuple[Series, int, int]]:
         """The series that are asked for, with start and end; a stored one starts where it was first wanted."""
         asked: list[tuple[Series, int, int]] = []
+        outcome.failed += _strays(store, stored) if stored else ()
         for series in store.series() if stored else ():
             if stored and stored(series):
                 try:
@@ -893,6 +895,11 @@ def _step(series: Series) -> int:
     return registry.interval(series.interval or "1d").typical_step
 
 
+def _strays(store: Store, chosen: Callable[[Series], bool]) -> list[tuple[Series, EtlError]]:
+    """What of the chosen is no series of the lake, although the views show it: nobody can bring that up to date."""
+    return [(series, error) for series, error in store.strays() if chosen(series)]
+
+
 def _wanted_since(store: Store, series: Series) -> int:
     """Since when a stored series is wanted, as far as its files can say it."""
     files, damaged = store.sound(series)
@@ -986,7 +993,8 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
 
     `expected` counts the grid from the first to the last row, without the time between two contracts; `lost` counts the bars,
     there or elsewhere, that were to come and could not be fetched yet. They and `missing` are None for a series without a grid.
-    The lag of a contract that is over ends with it. A series whose files cannot be read has an `error` and nothing else.
+    The lag of a contract that is over ends with it. What cannot be read, or is none of the lake's and yet shown by its views,
+    has an `error` and nothing else.
     """
     ends = {market: _over(store, market) for market in registry.MARKETS}
     rows: list[dict[str, Any]] = []
@@ -1017,6 +1025,7 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
             row["expected"] = sum(interval.count(span) for span in spans)
             row["missing"] = row["expected"] - row["rows"]
         row["lag_s"] = max(0, min(now, ends[series.market].get(series.symbol, now)) - following) // 1000
+    rows += [{**series.as_dict(), **dict.fromkeys(STATUS), "error": str(error)} for series, error in _strays(store, chosen)]
     return rows
 
 

@@ -61,8 +61,14 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
     lives = {market: _lives(store, market) for market in registry.MARKETS}
     every = [series for series in store.series() if chosen(series)]
     units: dict[tuple[str, str, str, str], list[tuple[Series, Path]]] = defaultdict(list)
+    unreadable = [(series, error) for series, error in store.strays() if chosen(series)]
     for series in sorted(every, key=_step):
-        for path in store.paths(series):
+        try:
+            paths = store.paths(series)
+        except LakeError as error:
+            unreadable.append((series, error))
+            continue
+        for path in paths:
             units[series.market, series.dataset, series.symbol, path.stem[:4]].append((series, path))
 
     def check(unit: Sequence[tuple[Series, Path]]) -> list[_Checked]:
@@ -77,7 +83,8 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
             files[one.series].append(one.stored)
     trading = {market: _trading(store, market) for market in registry.MARKETS}
     edges = (edge for series, some in files.items() for edge in _of_edges(series, some, trading[series.market]))
-    findings = sorted([*(finding for one in checked for finding in one.findings), *edges], key=_rank)
+    strays = (Finding(series, "unreadable", "error", TimeRange(0, 0), 1, str(error)) for series, error in unreadable)
+    findings = sorted([*(finding for one in checked for finding in one.findings), *edges, *strays], key=_rank)
     damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
     contradicted = tuple(span for one in checked for span in one.contradicted)
     rows = sum(one.rows for one in checked)
