@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +36,7 @@ from .errors import (
 )
 from .extract.http import Http
 from .lake import snapshots, views
-from .lake.files import listed, looking_at, replace_file
+from .lake.files import listed, looking_at, quarantined, replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
 from .mend import Wrong
@@ -44,6 +46,8 @@ from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtrac
 from .sources import OVER, Choice, Sources, is_over
 from .text import meant
 from .work import LISTED_LONG, Listing, Worker
+
+_log = logging.getLogger("etl")
 
 # A round trip to the exchange, for the estimate of --dry-run only.
 TYPICAL_LATENCY_S = 0.15
@@ -471,8 +475,7 @@ class Pipeline:
             "failed": len(outcome.failed),
             "exit_code": exit_code,
         }
-        with looking_at(path):
-            before = path.read_bytes() if path.exists() else b""
+        before = _records(store, path)
         replace_file(store.root, path, before + json.dumps(record).encode() + b"\n")
         if not before:  # the view that was made without a record has no rows for ever
             with suppress(LakeError):  # which the outcome has already
@@ -835,6 +838,27 @@ class Pipeline:
 
     def _ends(self, store: Store, series: Series) -> int:
         return min(self._contract(store, series).ends, self._over.get(series, MAX_TIME))
+
+
+def _records(store: Store, path: Path) -> bytes:
+    """The whole lines of the file; where one is torn, as after a crash of the disk, the file as it was is set aside."""
+    with looking_at(path):
+        before = path.read_bytes() if path.exists() else b""
+    lines = [line for line in before.split(b"\n") if line]
+    whole = [line for line in lines if _is_record(line)]
+    if torn := len(lines) - len(whole):
+        aside = quarantined(store.root, path)
+        replace_file(store.root, aside, before)
+        _log.warning("%s has %d torn lines, which are left out from now on; %s is the file as it was", path, torn, aside)
+    return b"".join(line + b"\n" for line in whole)
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and "run_id" in record
 
 
 def _results(wants: Sequence[Want], futures: Sequence[Future[Want] | None], outcome: Outcome) -> list[Want]:
