@@ -183,6 +183,8 @@ def test_a_finding_has_the_keys_of_its_series(logged, tmp_path):
         (["update"], "update"),  # there is no lake
         (["backfill", "klines"], "backfill"),
         (["backfill", "klines", "--nonsense"], "backfill"),
+        (["backfill", "klines", "--symbols", "BTCUSDT", "--interval", ""], "backfill"),
+        (["update", "--interval", " , "], "update"),
         (["backfill", "klines", "--symbols", "NOSUCH"], "backfill"),
         (["repair", "--max-duration", "0"], "repair"),
         (["nonsense"], "nonsense"),

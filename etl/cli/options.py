@@ -46,6 +46,8 @@ def as_names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tu
                 names += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
             elif name.strip():
                 names.append(name.strip())
+    if values and not names:  # what is empty must not mean what is left out
+        raise click.BadParameter("it names nothing; leave the option out for its default")
     return tuple(dict.fromkeys(names))
 
 
