@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from . import registry
 from .errors import UsageError
@@ -58,9 +59,19 @@ def _lake(text: str, base: Path) -> Path:
 
 
 def _url(text: str, _: Path) -> str:
-    if not re.fullmatch(r"https?://[^/?#\s]+[^?#\s@]*", text):
-        raise ValueError("a URL that begins with http:// or https:// and has no query, nor an @ after its host (write %40)")
+    if not re.fullmatch(r"https?://[^/?#\s]+[^?#\s@]*", text) or not _has_host(text):
+        raise ValueError(
+            "a URL that begins with http:// or https://, has a host and no query, nor an @ after its host (write %40)"
+        )
     return text.rstrip("/")
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, or a port that is no number
+        return False
 
 
 def _one_of(*names: str) -> Callable[[str, Path], str]:
@@ -148,7 +159,7 @@ def load(options: Mapping[str, object] | None = None, *, env: Mapping[str, str],
     given = {key: value for key, value in (options or {}).items() if value is not None}
     chosen = given.pop("config", None) or env.get("ETL_CONFIG")
     found: dict[str, Any] = {}
-    if nearest := _upwards(cwd, "config/default.toml", Path.is_file):
+    if nearest := _upwards(cwd, "config/default.toml", _stands):
         found |= _settings_of(nearest)
     if chosen:
         found |= _settings_of(_folder(str(chosen), cwd))
@@ -201,7 +212,7 @@ class UniverseEntry:
 
 def universe_path(cwd: Path) -> Path | None:
     """The nearest config/universe.toml upwards from `cwd`, None if there is none."""
-    return _upwards(cwd.absolute(), "config/universe.toml", Path.is_file)
+    return _upwards(cwd.absolute(), "config/universe.toml", _stands)
 
 
 def load_universe(path: Path) -> tuple[UniverseEntry, ...]:
@@ -261,6 +272,17 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is no TOML: {error}") from None
+
+
+def _stands(path: Path) -> bool:
+    """Whether anything has that name, also what cannot be read: left out, it would go on without the user's word."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path.parent.is_symlink() and not path.parent.exists()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    return True
 
 
 def _upwards(cwd: Path, name: str, is_there: Callable[[Path], bool]) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,7 +37,7 @@ from .errors import (
 )
 from .extract.http import Http
 from .lake import snapshots, views
-from .lake.files import listed, looking_at, replace_file
+from .lake.files import listed, looking_at, quarantined, replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
 from .mend import Wrong
@@ -45,6 +47,8 @@ from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtrac
 from .sources import OVER, Choice, Sources, is_over
 from .text import meant
 from .work import LISTED_LONG, Listing, Worker
+
+_log = logging.getLogger("etl")
 
 # A round trip to the exchange, for the estimate of --dry-run only.
 TYPICAL_LATENCY_S = 0.15
@@ -267,6 +271,7 @@ class Pipeline:
         """
         store = self._open()
         outcome = Outcome("repair", self.run_id, dry_run=dry_run)
+        outcome.failed += _strays(store, stored)
         if dry_run:
             asked, anew = self._asked_again(store, list(filter(stored, store.series())), wrong(), outcome)
             self._only_plan(outcome, store, _Round(asked, republished=bool(against), anew=anew, by=against))
@@ -504,8 +509,7 @@ class Pipeline:
             "failed": len(outcome.failed),
             "exit_code": exit_code,
         }
-        with looking_at(path):
-            before = path.read_bytes() if path.exists() else b""
+        before = _records(store, path)
         replace_file(store.root, path, before + json.dumps(record).encode() + b"\n")
         if not before:  # the view that was made without a record has no rows for ever
             with suppress(LakeError):  # which the outcome has already
@@ -518,6 +522,7 @@ class Pipeline:
     ) -> list[tuple[Series, int, int]]:
         """The series that are asked for, with start and end; a stored one starts where it was first wanted."""
         asked: list[tuple[Series, int, int]] = []
+        outcome.failed += _strays(store, stored) if stored else ()
         for series in store.series() if stored else ():
             if stored and stored(series):
                 try:
@@ -885,6 +890,27 @@ class Pipeline:
         return min(self._contract(store, series).ends, self._over.get(series, MAX_TIME))
 
 
+def _records(store: Store, path: Path) -> bytes:
+    """The whole lines of the file; where one is torn, as after a crash of the disk, the file as it was is set aside."""
+    with looking_at(path):
+        before = path.read_bytes() if path.exists() else b""
+    lines = [line for line in before.split(b"\n") if line]
+    whole = [line for line in lines if _is_record(line)]
+    if torn := len(lines) - len(whole):
+        aside = quarantined(store.root, path)
+        replace_file(store.root, aside, before)
+        _log.warning("%s has %d torn lines, which are left out from now on; %s is the file as it was", path, torn, aside)
+    return b"".join(line + b"\n" for line in whole)
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and "run_id" in record
+
+
 def _results(wants: Sequence[Want], futures: Sequence[Future[Want] | None], outcome: Outcome) -> list[Want]:
     """The wants as the futures made them; a series whose future failed fails alone."""
     made: list[Want] = []
@@ -941,6 +967,11 @@ def _nothing(series: Series, files: Sequence[Stored], first_row: int | None) -> 
 
 def _step(series: Series) -> int:
     return registry.interval(series.interval or "1d").typical_step
+
+
+def _strays(store: Store, chosen: Callable[[Series], bool]) -> list[tuple[Series, EtlError]]:
+    """What of the chosen is no series of the lake, although the views show it: nobody can bring that up to date."""
+    return [(series, error) for series, error in store.strays() if chosen(series)]
 
 
 def _wanted_since(store: Store, series: Series) -> int:
@@ -1047,7 +1078,8 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
     `expected` counts the grid from the first to the last row, without the time between two contracts; `lost` counts the bars,
     there or elsewhere, that were to come and could not be fetched yet. They and `missing` are None for a series without a grid.
     The lag of a contract that is over ends with it. A series of a run that was cut short before its first file was there
-    lags, and has lost bars, since it was asked for. A series whose files cannot be read has an `error` and nothing else.
+    lags, and has lost bars, since it was asked for. What cannot be read, or is none of the lake's and yet shown by its views,
+    has an `error` and nothing else.
     """
     ends = {market: _over(store, market) for market in registry.MARKETS}
     rows: list[dict[str, Any]] = []
@@ -1084,6 +1116,7 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
             row["expected"] = sum(interval.count(span) for span in spans)
             row["missing"] = row["expected"] - row["rows"]
         row["lag_s"] = max(0, until - following) // 1000
+    rows += [{**series.as_dict(), **dict.fromkeys(STATUS), "error": str(error)} for series, error in _strays(store, chosen)]
     return rows
 
 

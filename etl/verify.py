@@ -64,8 +64,16 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
     lives = {market: _lives(store, market) for market in registry.MARKETS}
     every = [series for series in store.series() if chosen(series)]
     units: dict[tuple[str, str, str, str], list[tuple[Series, Path]]] = defaultdict(list)
+    unreadable = [(series, error) for series, error in store.strays() if chosen(series)]
+    readable: list[Series] = []
     for series in sorted(every, key=_step):
-        for path in store.paths(series):
+        try:
+            paths = store.paths(series)
+        except LakeError as error:
+            unreadable.append((series, error))
+            continue
+        readable.append(series)
+        for path in paths:
             year = path.stem[:4] if series.interval else ""
             units[series.market, series.dataset, series.symbol, year].append((series, path))
     contracts = {market: Symbols(store.root, market).contracts() for market in registry.MARKETS}
@@ -84,10 +92,10 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
         if one.stored:
             files[one.series].append(one.stored)
     trading = {market: _trading(store, market) for market in registry.MARKETS}
-    waiting = {series: since for series, since in store.wanted().items() if not store.paths(series)}
+    waiting = {series: since for series, since in store.wanted().items() if series in readable and not store.paths(series)}
     whole = [
         finding
-        for series in every
+        for series in readable
         for finding in (
             *_of_edges(series, files[series], trading[series.market], lives[series.market].get(series.symbol, ())),
             *(
@@ -97,7 +105,8 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
             ),
         )
     ]
-    findings = sorted([*(finding for one in checked for finding in one.findings), *whole], key=_rank)
+    strays = (Finding(series, "unreadable", "error", TimeRange(0, 0), 1, str(error)) for series, error in unreadable)
+    findings = sorted([*(finding for one in checked for finding in one.findings), *whole, *strays], key=_rank)
     damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
     doubtful = tuple(span for one in checked for span in one.doubtful)
     rows, read = sum(one.rows for one in checked), sum(len(unit) for unit in units.values())

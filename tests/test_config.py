@@ -189,6 +189,9 @@ def test_what_a_file_says_wrongly_is_refused_by_name(tmp_path, toml, said):
         ("weight_share", "90", "at most 1"),
         ("network", "demo", "mainnet or testnet"),
         ("spot_url", "ftp://x", "https://"),
+        ("um_url", "http://u:hush@[::1", "https://"),
+        ("um_url", "https://fapi.binance.com:many", "https://"),
+        ("um_url", "https://u:hush@", "https://"),
         ("lake", "s3://bucket", "not built yet"),
         ("log_format", "TEXT", "text or json"),
         ("partition", "week", "year or month"),
@@ -199,6 +202,12 @@ def test_the_message_names_the_variable_or_the_option(tmp_path, name, text, want
         load(env={f"ETL_{name.upper()}": text}, cwd=tmp_path)
     with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is .*{wanted}"):
         load({name: text}, env={}, cwd=tmp_path)
+
+
+def test_a_refused_address_keeps_its_password(tmp_path):
+    with pytest.raises(UsageError, match="ETL_UM_URL") as caught:
+        load(env={"ETL_UM_URL": "http://u:hush@[::1"}, cwd=tmp_path)
+    assert "hush" not in str(caught.value)
 
 
 def test_a_wrong_value_is_refused_even_where_a_stronger_one_stands(tmp_path):
@@ -221,6 +230,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
             load(options, env=env, cwd=tmp_path)
     with pytest.raises(UsageError, match=re.escape(str(tmp_path))):
         load({"config": tmp_path}, env={}, cwd=tmp_path)  # a folder
+
+
+def folder(path):
+    path.mkdir()
+
+
+def dangling(path):
+    path.symlink_to("not there")
+
+
+def in_a_dangling_folder(path):
+    path.parent.rmdir()
+    path.parent.symlink_to("not there")
+
+
+@pytest.mark.parametrize("what", [folder, dangling, in_a_dangling_folder])
+@pytest.mark.parametrize("name", ["default.toml", "universe.toml"])
+def test_a_file_of_config_that_cannot_be_read_is_named_and_not_left_out(tmp_path, name, what):
+    """Nor is one further up taken for it."""
+    (project(tmp_path) / "config/universe.toml").touch()
+    inner = tmp_path / "inner"
+    (inner / "config").mkdir(parents=True)
+    what(inner / "config" / name)
+    with pytest.raises(UsageError, match=re.escape(str(inner / "config" / name))):
+        load_universe(universe_path(inner)) if name == "universe.toml" else load(env=HOME, cwd=inner)
 
 
 class TestUniverse:

@@ -183,6 +183,8 @@ def test_a_finding_has_the_keys_of_its_series(logged, tmp_path):
         (["update"], "update"),  # there is no lake
         (["backfill", "klines"], "backfill"),
         (["backfill", "klines", "--nonsense"], "backfill"),
+        (["backfill", "klines", "--symbols", "BTCUSDT", "--interval", ""], "backfill"),
+        (["update", "--interval", " , "], "update"),
         (["backfill", "klines", "--symbols", "NOSUCH"], "backfill"),
         (["repair", "--max-duration", "0"], "repair"),
         (["nonsense"], "nonsense"),
@@ -332,6 +334,39 @@ def test_max_duration_is_exit_3_and_the_next_run_goes_on(logged, exchange, tmp_p
     assert code == 0
     assert lines[-1]["rows_written"] + again[-1]["rows_written"] == 10 * 1440
     assert [row["exit_code"] for row in records(tmp_path)] == [3, 0]
+
+
+TORN = [
+    pytest.param(lambda text: text[:-20], 1, id="cut off"),
+    pytest.param(lambda text: text[:-1], 0, id="without its end"),
+    pytest.param(lambda text: text + bytes(300), 1, id="power lost"),
+    pytest.param(lambda text: text + b'{"run_id": "x\xff\n', 1, id="no text"),
+    pytest.param(lambda text: b"[]\n" + text, 1, id="no record"),
+    pytest.param(lambda text: text[:-20] + b'{"run_id": "glued"}\n', 1, id="glued"),
+]
+
+
+@pytest.mark.parametrize(("tear", "torn"), TORN)
+def test_a_torn_record_costs_itself_and_no_other(start, logged, tmp_path, tear, torn):
+    logged(*BACKFILL)
+    logged("update")
+    (path,) = tmp_path.glob("lake/runs/*.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(tear(whole))
+    kept = [line for line in whole.splitlines() if line in path.read_bytes().split(b"\n")]
+    assert [row["run_id"] for row in records(tmp_path)] == [json.loads(line)["run_id"] for line in kept]
+    stdout, _ = start("sql", "SELECT count(*) AS n FROM runs", "--json").communicate(timeout=60)
+    assert json.loads(stdout) == [{"n": len(kept)}]
+    damaged = path.read_bytes()
+    code, lines = logged("update")
+    assert code == 0
+    told = [line["message"] for line in lines if line["level"] == "warning"]
+    aside = tmp_path / "lake" / "quarantine" / "runs" / path.name
+    assert [str(path) in message and str(aside) in message for message in told] == [True] * torn
+    assert [one.read_bytes() for one in aside.parent.glob("*")] == [damaged] * torn
+    *before, last = path.read_bytes().splitlines()
+    assert before == kept
+    assert json.loads(last)["run_id"] == lines[-1]["run_id"] == records(tmp_path)[-1]["run_id"]
 
 
 def test_a_plan_is_no_run(logged, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,16 @@ def is_there(path: Path) -> bool:
     """Whether there is such a file or folder."""
     with looking_at(path):
         return path.exists()
+
+
+def why_no_folder(path: Path) -> str | None:
+    """Why nothing can lie below what has that name; None where it is a folder, or nothing has the name."""
+    try:
+        return None if stat.S_ISDIR(path.stat().st_mode) else "is no folder"
+    except FileNotFoundError:
+        return "is a link to something that is not there" if path.is_symlink() else None
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
 
 
 def listed(folder: Path) -> list[Path]:

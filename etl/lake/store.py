@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 
 from .. import registry
 from ..errors import Cancelled, Damaged, LakeError, LakeLocked, UsageError
-from ..model import SOURCES, Coverage, Partition, Series
+from ..model import SOURCES, Coverage, Dataset, Partition, Series
 from ..ranges import HOUR, MAX_TIME, TimeRange, from_datetime, iso, months, parse_time, years
 from ..schema import arrow_schema, empty
 from .files import (
@@ -38,12 +39,14 @@ from .files import (
     remove_left_over,
     replace_file,
     set_aside,
+    why_no_folder,
 )
 
 FORMAT = 1
 FOOTER_KEY = b"etl"
 ROW_GROUP = 131_072
 LONGEST_NAME = 200
+_INTERVALS = {interval.path_name: name for name, interval in registry.INTERVALS.items()}
 _log = logging.getLogger("etl")
 
 
@@ -141,20 +144,57 @@ class Store:
     def series(self) -> Iterator[Series]:
         """Every series that has a folder in the lake, sorted; then those that are only wanted."""
         wanted = self.wanted()
-        by_path_name = {interval.path_name: name for name, interval in registry.INTERVALS.items()}
-        for dataset in registry.DATASETS.values():
-            folders = [self.root / dataset.name]
-            for key in ("market", "interval", "symbol") if dataset.has_interval else ("market", "symbol"):
-                folders = [inner for outer in folders for inner in listed(outer) if inner.name.startswith(f"{key}=")]
-            for folder in folders:
-                values = dict(part.split("=", 1) for part in folder.relative_to(self.root / dataset.name).parts)
-                interval = by_path_name.get(values.get("interval", ""))
-                if dataset.has_interval and interval is None:
-                    continue
-                series = Series(values["market"], dataset.name, unquote(values["symbol"]), interval)
+        for series, _, why in self._places():
+            if why is None:
                 wanted.pop(series, None)
                 yield series
         yield from sorted(wanted)
+
+    def strays(self) -> list[tuple[Series, LakeError]]:
+        """What is none of this lake and has the place of a series, where the views show it, or keeps one from being there; and
+        the series that its path says, as far as it says one.
+        """
+        strays = [(series, path, why) for series, path, why in self._places() if why]
+        for path in listed(self.root / "symbols"):
+            key, _, market = path.name.partition("=")
+            if key == "market" and market not in registry.MARKETS:
+                strays.append((Series(market, "symbols", ""), path, _foreign(f"there is no market {market}")))
+        return [(_in_text(series), LakeError(_told(f"{path} {why}: move it away"))) for series, path, why in strays]
+
+    def _places(self) -> Iterator[tuple[Series, Path, str | None]]:
+        """What has the place of a series' folder, sorted, or stands in the way of some: the series that its path says, and why
+        it is not the folder of that series, if it is not.
+        """
+        for dataset in registry.DATASETS.values():
+            places = [self.root / dataset.name]
+            for key in ("market", "interval", "symbol") if dataset.has_interval else ("market", "symbol"):
+                inner: list[Path] = []
+                for place in places:
+                    if why := why_no_folder(place):
+                        yield self._said(dataset, place), place, why
+                    else:
+                        inner += [path for path in listed(place) if path.name.startswith(f"{key}=")]
+                places = inner
+            for place in places:
+                series = self._said(dataset, place)
+                yield series, place, why_no_folder(place) or self._why_foreign(dataset, series, place)
+
+    def _said(self, dataset: Dataset, folder: Path) -> Series:
+        """The series that the path says, whether or not there can be such a one."""
+        values = dict(part.split("=", 1) for part in folder.relative_to(self.root / dataset.name).parts)
+        interval = _INTERVALS.get(values.get("interval", ""), values.get("interval"))
+        return Series(values.get("market", ""), dataset.name, unquote(values.get("symbol", "")), interval)
+
+    def _why_foreign(self, dataset: Dataset, series: Series, folder: Path) -> str | None:
+        if series.market not in dataset.endpoints:
+            return _foreign(f"market {series.market} has no {dataset.name}")
+        if dataset.has_interval and series.interval not in registry.INTERVALS:
+            return _foreign(f"there is no interval {series.interval}")
+        try:
+            own = self.folder(series)
+        except UsageError as error:
+            return _foreign(str(error))
+        return None if own == folder else _foreign(f"that of the series is {own.relative_to(self.root)}")
 
     def wanted(self) -> dict[Series, int]:
         """Series that were asked for and have no file yet, and since when (ms UTC): what runs that were cut short have left."""
@@ -164,7 +204,9 @@ class Store:
                 return {}
             content = path.read_bytes()
         try:
-            return {_wanted_series(entry): parse_time(entry["since"]) for entry in json.loads(content)}
+            wanted = {_wanted_series(entry): parse_time(entry["since"]) for entry in json.loads(content)}
+            _ = [self.folder(series) for series in wanted]  # there can be such series
+            return wanted
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
             raise LakeError(
                 f"{path} cannot be read ({error}); remove it, and run the backfill again of which it kept what was not fetched"
@@ -207,6 +249,8 @@ class Store:
         """What the file says of itself, from its footer; Damaged if it is none of this series."""
         dataset = registry.dataset(series.dataset)
         with _reading(self.root, path):
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hold us up for ever
+                raise ValueError("it is no regular file")
             metadata = pq.read_metadata(path)
             about = json.loads((metadata.metadata or {})[FOOTER_KEY])
             version = about["format"]
@@ -249,7 +293,7 @@ class Store:
         except ValueError:
             return None
         name, period = next((months if len(path.stem) > 4 else years)(TimeRange(start, start + 1)))
-        return period if name == path.stem else None
+        return period if name == path.stem and period.end <= MAX_TIME else None  # the last year has no end that can be told
 
     def stored(self, partition: Partition) -> Stored | None:
         """What the partition's file says of itself, None where there is no file."""
@@ -396,6 +440,20 @@ def encode(rows: pa.Table, footer: str) -> pa.Buffer:
         writer.write_table(rows, row_group_size=ROW_GROUP)
         writer.add_key_value_metadata({FOOTER_KEY.decode(): footer})
     return sink.getvalue()
+
+
+def _foreign(why: str) -> str:
+    return f"is no folder of this lake ({why}), but SQL shows what lies there"
+
+
+def _in_text(series: Series) -> Series:
+    interval = series.interval and _told(series.interval)
+    return Series(_told(series.market), series.dataset, _told(series.symbol), interval)
+
+
+def _told(name: str) -> str:
+    """A name that is no UTF-8, in characters that can be printed."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _entry(coverage: Coverage, rest_path: str) -> dict[str, Any]:

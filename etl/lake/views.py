@@ -67,7 +67,11 @@ _FOOTER = (
     '[{"start":"BIGINT","end":"BIGINT","source":"VARCHAR","source_url":"VARCHAR","sha256":"VARCHAR","checked":"BIGINT"}]}'
 )
 _PARQUET = "SELECT $names FROM read_parquet($files, hive_partitioning = true, hive_types_autocast = false) AS r"
-_JSON = "SELECT $names FROM read_json($files, format = 'newline_delimited', columns = $declared) AS r"
+# A line that a crash has torn is NULL all over here, where else it would hide all the others; every whole one has a run_id.
+_JSON = (
+    "SELECT $names FROM read_json($files, format = 'newline_delimited', columns = $declared, ignore_errors = true) AS r"
+    " WHERE r.run_id IS NOT NULL"
+)
 _DECODED = {"interval": "CASE r.interval WHEN '1mo' THEN '1M' ELSE r.interval END AS \"interval\""}
 
 # What the ledger takes from elsewhere than coverage: the first and the last row of a file of bars stand in its statistics;

@@ -483,7 +483,21 @@ def test_rows_of_another_shape_are_an_error_that_names_the_file(store, rows):
 
 @pytest.mark.parametrize(
     "name",
-    ["2024-13", "2024-1", "2024-", "24", "2024 (copy)", "copy of 2024", "2024-01-01", "２０２４", "0000", "99999", ".2024"],
+    [
+        "2024-13",
+        "2024-1",
+        "2024-",
+        "24",
+        "2024 (copy)",
+        "copy of 2024",
+        "2024-01-01",
+        "２０２４",
+        "0000",
+        "9999",
+        "9999-12",
+        "99999",
+        ".2024",
+    ],
 )
 def test_a_file_whose_name_is_no_period_is_an_error_that_names_it(store, good_file, name):
     path = put(store, good_file, f"{name}.parquet")
