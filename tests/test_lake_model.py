@@ -151,7 +151,7 @@ class Lake(RuleBasedStateMachine):
                 shutil.rmtree(self.folder)
 
     def at_the_end_all_is_there(self):
-        if self.damaged:
+        if self.damaged or self.lost:  # a file that is gone from between others, or before them, is an error
             self.repair()
         for series, spans in self.asked.items():
             for span in union(spans):
