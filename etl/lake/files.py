@@ -41,9 +41,25 @@ def why_no_folder(path: Path) -> str | None:
     try:
         return None if stat.S_ISDIR(path.stat().st_mode) else "is no folder"
     except FileNotFoundError:
-        return "is a link to something that is not there" if path.is_symlink() else None
+        return why_no_target(path)
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
+
+
+def why_no_target(path: Path) -> str | None:
+    """Why a link leads nowhere; None where it leads somewhere, or is none."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return f"is a link to something that is not there, {path.readlink()}" if path.is_symlink() else None
+    except OSError:  # who reads it hears of it
+        pass
+    return None
+
+
+def in_the_way(folder: Path) -> Path | None:
+    """What lies where the folder, or one above it, belongs, and is no folder."""
+    return next((path for path in (folder, *folder.parents) if os.path.lexists(path) and not os.path.isdir(path)), None)  # noqa: PTH112 - Path.is_dir raises where it may not look
 
 
 def listed(folder: Path) -> list[Path]:
@@ -87,6 +103,8 @@ def replace_file(lake: Path, target: Path, content: bytes | memoryview) -> None:
         if beside is not None:
             with suppress(OSError):  # else the next writer removes it
                 beside.unlink(missing_ok=True)
+        if blocking := in_the_way(lake / ".tmp") or in_the_way(target.parent):
+            raise LakeError(f"cannot write {target}: {blocking} is no folder; move it away") from error
         raise LakeError(f"cannot write {target}: {error.strerror or error}; the old file, if any, is untouched") from error
 
 

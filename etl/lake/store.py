@@ -31,6 +31,7 @@ from ..schema import arrow_schema, empty
 from .files import (
     MANIFEST,
     cure,
+    in_the_way,
     is_there,
     listed,
     looking_at,
@@ -40,6 +41,7 @@ from .files import (
     replace_file,
     set_aside,
     why_no_folder,
+    why_no_target,
 )
 
 FORMAT = 1
@@ -89,6 +91,11 @@ class Store:
             if any(is_there(root / dataset) for dataset in registry.DATASETS):
                 raise LakeError(f"{root} holds data but no lake.json, which says what the lake is: restore it") from None
             return cls(root, layout)
+        except NotADirectoryError:
+            file = in_the_way(root) or root
+            raise UsageError(
+                f"{file} is no folder, so no lake can lie there; name another one with --lake or ETL_LAKE"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise LakeError(f"{path} cannot be read ({error}); it says what the lake is: restore it before going on") from error
         if version != FORMAT:
@@ -248,6 +255,8 @@ class Store:
     def read(self, series: Series, path: Path) -> Stored:
         """What the file says of itself, from its footer; Damaged if it is none of this series."""
         dataset = registry.dataset(series.dataset)
+        if why := why_no_target(path):
+            raise LakeError(f"{path} {why}: bring that back, or remove the link, and the next run fetches the file again")
         with _reading(self.root, path):
             if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hold us up for ever
                 raise ValueError("it is no regular file")

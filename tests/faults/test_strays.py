@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from etl.errors import LakeError
 from etl.lake.query import connect
 from etl.lake.store import Store
 from etl.model import Series
@@ -216,3 +217,46 @@ def test_the_commands_tell_what_sql_shows(lake):
         done = run(lake, *arguments)
         assert done.returncode == json.loads(done.stdout)["exit_code"] == 1, done.stderr
         assert "symbol=BTC USDT" in done.stdout
+
+
+def test_a_dangling_link_in_place_of_a_file_is_told_with_its_cure(exchange, lake):
+    """It is not set aside: the disk that it leads to may be back tomorrow."""
+    path, gone = lake / BITCOIN / "2026.parquet", lake.parent / "other disk" / "2026.parquet"
+    gone.parent.mkdir()
+    path.rename(gone)
+    path.symlink_to(gone)
+    assert errors(lake) == []
+    gone.rename(gone.with_name("kept"))
+    ((_, series, told),) = errors(lake)
+    assert series == HOURS
+    outcome, mended = update(exchange, lake), repair(settings(exchange, lake), lambda _: True)
+    for one in (outcome, mended):
+        assert (one.exit_code, [series for series, _ in one.failed]) == (3, [HOURS])
+    for message in (told, str(outcome.failed[0][1]), str(mended.failed[0][1])):
+        for part in (str(path), str(gone), "a link to something that is not there", "bring that back, or remove the link"):
+            assert part in message
+    assert path.is_symlink()
+    assert is_up_to_date(exchange, lake, OTHER)
+    gone.with_name("kept").rename(gone)
+    assert update(exchange, lake).exit_code == 0
+    assert is_up_to_date(exchange, lake, HOURS)
+
+
+@pytest.mark.parametrize("in_the_way", ["klines", BITCOIN])
+def test_a_series_names_the_file_that_is_in_the_way_of_its_folder(exchange, lake, in_the_way):
+    file(lake, in_the_way)
+    outcome = backfill(exchange, lake)
+    assert outcome.exit_code == 3
+    assert f"{lake / in_the_way} is no folder; move it away" in str(outcome.failed[0][1])
+
+
+def test_a_run_names_the_file_that_is_in_the_way_of_temporary_files(exchange, lake):
+    (lake / ".tmp").rmdir()
+    (lake / ".tmp").write_bytes(b"mine")
+    with pytest.raises(LakeError, match=f"{lake / '.tmp'} is no folder; move it away"):
+        backfill(exchange, lake)
+
+
+def backfill(exchange, lake):
+    with Pipeline(settings(exchange, lake)) as pipeline:
+        return pipeline.sync("backfill", [Selection("um", ("klines",), ("BTCUSDT",), ("1h",), START, CLOSED)])

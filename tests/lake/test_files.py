@@ -97,8 +97,9 @@ def test_a_file_where_a_folder_belongs_is_an_error_that_names_the_file(tmp_path,
     if blocked.is_dir():
         blocked.rmdir()
     blocked.write_bytes(b"kept")
-    with pytest.raises(LakeError, match=r"cannot write .*c\.txt"):
+    with pytest.raises(LakeError, match=r"cannot write .*c\.txt: .* is no folder; move it away") as caught:
         replace_file(tmp_path, tmp_path / "a" / "b" / "c.txt", b"new")
+    assert f": {blocked} is no folder" in str(caught.value)
     assert blocked.read_bytes() == b"kept"
     assert not (tmp_path / ".tmp").is_dir() or left_over(tmp_path) == []
 

@@ -565,6 +565,13 @@ def test_a_lake_that_does_not_say_what_it_is_is_an_error(tmp_path, content, text
     assert str(tmp_path / "lake.json") in str(caught.value)
 
 
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_lake_that_is_a_file_is_refused_as_no_folder(tmp_path, below):
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=f"{tmp_path / 'file'} is no folder.*--lake"):
+        Store.open(tmp_path / "file" / below, network="mainnet", layout="year")
+
+
 def test_lake_json_may_be_no_folder(tmp_path):
     (tmp_path / "lake.json").mkdir()
     with pytest.raises(LakeError, match=r"lake\.json cannot be read"):
