@@ -82,7 +82,8 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
         series, _ = unit[0]
         checked = list(_of_year(store, unit, lives[series.market].get(series.symbol, ())))
         if not series.interval:
-            checked.append(_of_skips(series, checked, contracts[series.market].get(series.symbol, ())))
+            of_ticker = lives[series.market].get(series.symbol, ()), contracts[series.market].get(series.symbol, ())
+            checked.append(_of_skips(series, checked, *of_ticker))
         return checked
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as cores:
@@ -295,7 +296,7 @@ def _of_file(series: Series, stored: Stored, rows: pa.Table, lives: Sequence[Tim
     yield from _absent(series, "lost", "warning", stored.lost, "they could not be asked for; run etl update")
 
 
-def _of_skips(series: Series, files: Sequence[_Checked], contracts: Sequence[Row]) -> _Checked:
+def _of_skips(series: Series, files: Sequence[_Checked], lives: Sequence[TimeRange], contracts: Sequence[Row]) -> _Checked:
     """The settlements that lack in a series, by all of its files: what is due at the end of one may stand in the next."""
     times = np.concatenate([np.empty(0, np.int64), *(one.settled for one in files if one.settled is not None)])
     entries = [entry for one in files if one.stored for entry in one.stored.coverage]
@@ -304,7 +305,10 @@ def _of_skips(series: Series, files: Sequence[_Checked], contracts: Sequence[Row
     due: list[int] = []
     stretches: list[TimeRange] = []
     outages: list[TimeRange] = []
-    for skip in checks.skipped(times, [*rest, *archive], _settling(times, contracts)):
+    zipped = [span for one in files if one.stored for span in _zipped(one.stored)]
+    emptied = [span for span in zipped if not ((times >= span.start) & (times < span.end)).any()]
+    lived = union([*_settling(series, times, contracts), *intersection(emptied, lives or [ALWAYS])])
+    for skip in checks.skipped(times, [*rest, *archive], lived):
         asked = [part for part in subtract([skip.span], denied) if any(time in part for time in skip.due)]
         stretches += asked
         due += [time for time in skip.due if any(time in part for part in asked)]
@@ -314,21 +318,33 @@ def _of_skips(series: Series, files: Sequence[_Checked], contracts: Sequence[Row
     return _Checked(series, 0, findings, doubtful=[(series, stretch) for stretch in stretches])
 
 
-def _settling(times: Times, contracts: Sequence[Row]) -> list[TimeRange]:
-    """When there were settlements for certain: from the first to the last one that is stored, and while a perpetual contract
-    trades, from when it was listed for long, or had bars.
+def _settling(series: Series, times: Times, contracts: Sequence[Row]) -> list[TimeRange]:
+    """When there were settlements for certain: from the first to the last one that is stored; while a perpetual contract
+    trades, from when it was listed for long, or had bars; and while one that is over had bars.
     """
     known = [TimeRange(int(times.min()), int(times.max()) + 1)] if len(times) else []
     for row in contracts:
-        begins = [
-            time + margin
-            for time, margin in ((row["onboard_time"], LISTED_LONG), (row["first_time"], DAY))
-            if isinstance(time, int)
-        ]
-        ends = MAX_TIME if row["status"] == "TRADING" else row["last_time"]
-        if begins and isinstance(ends, int) and "PERPETUAL" in str(row["contract_type"]) and min(begins) < ends:
-            known.append(TimeRange(min(begins), ends))
+        listed, first, last = ((time if isinstance(time, int) else None) for time in map(row.get, _BOUNDS))
+        begins = [time + margin for time, margin in ((listed, LISTED_LONG), (first, DAY)) if time is not None]
+        if _is_perpetual(series, row) and begins:
+            if row["status"] == "TRADING":
+                known.append(TimeRange(min(begins), MAX_TIME))
+            elif first is not None and last is not None and last - first > 2 * DAY:
+                known.append(TimeRange(first + DAY, last - DAY))
     return known
+
+
+_BOUNDS = ("onboard_time", "first_time", "last_time")
+
+
+def _is_perpetual(series: Series, row: Row) -> bool:
+    """Whether the contract has settlements; where nobody told its type, by its name: others end with their date of delivery."""
+    told = row["contract_type"]
+    return "PERPETUAL" in str(told) if told is not None else not _has_date(series)
+
+
+def _has_date(series: Series) -> bool:
+    return series.symbol.rpartition("_")[2].isdigit()
 
 
 def _of_edges(
@@ -336,7 +352,7 @@ def _of_edges(
 ) -> Iterator[Finding]:
     """Rows that are gone from the beginning or the end of a file, or all of them, where the series lived: between its first and
     its last row, and, of a contract that trades, since it was listed for long and up to now; where a file has no row at all,
-    also where a whole file of the archive was read: that one had some.
+    also where a whole file of the archive was read: that one had some; where no file has any, on the last day that was asked.
     """
     rows = [
         TimeRange(file.first, _next(series, file.last)) for file in files if file.first is not None and file.last is not None
@@ -345,12 +361,20 @@ def _of_edges(
     if series.symbol in trading:
         known += [MAX_TIME] if rows or series.dataset == "klines" else []
         known += [trading[series.symbol] + LISTED_LONG] if series.dataset == "klines" else []
+        if not known and not _has_date(series):  # a perpetual contract that trades has such prices now, whenever they began
+            known += [max(_asked_last(files), trading[series.symbol] + LISTED_LONG), MAX_TIME]
     life = TimeRange(min(known, default=0), max(known, default=0))
     for file in files:
         here = next((span for span in rows if span.start == file.first), TimeRange(0, 0))
         covered = intersection((entry.span for entry in file.coverage), [file.partition.period])
         lived = [life] if file.rows else [life, *intersection(_zipped(file), lives or [ALWAYS])]
         yield from checks.of_edges(series, here, covered, file.holes, lived)
+
+
+def _asked_last(files: Sequence[Stored]) -> int:
+    """The beginning of the last day that was asked for on that day or the next one, MAX_TIME where the past was asked for."""
+    ends = [entry.span.end for file in files for entry in file.coverage if entry.checked - DAY < entry.span.end]
+    return max(ends, default=MAX_TIME + DAY) - DAY
 
 
 def _zipped(stored: Stored) -> list[TimeRange]:

@@ -176,6 +176,23 @@ def test_settlements_that_are_gone_are_found_and_fetched_again(exchange, lake, c
     is_whole(exchange, lake)
 
 
+@pytest.mark.parametrize("change", [LOST["the last ones"], LOST["the first ones"], LOST["all"]])
+def test_settlements_of_a_contract_that_is_over(exchange, lake, change):
+    """When it lived its bars tell, and that there were some the files of the archive that were read."""
+    series = Series("um", "funding", "SRMUSDT")
+    fill(exchange, lake, "klines funding", "SRMUSDT", "1d", start=None, end=None)
+    right = stored(lake, series)
+    for year in ("2021", "2022"):
+        rewrite(lake, series, change, year)
+    lost = len(right) - len(stored(lake, series))
+    (finding,) = [f for f in verify(opened(lake)).findings if f.series == series and f.severity != "info"]
+    assert finding.check == "funding_gap"
+    assert lost - 6 <= finding.count <= lost + 6  # in its first and last day nobody knows
+    assert mend(exchange, lake).exit_code == 0
+    assert stored(lake, series) == right
+    assert [f for f in verify(opened(lake)).findings if f.severity != "info"] == []
+
+
 def test_settlements_that_no_source_has_are_asked_for_and_told(exchange, lake):
     rewrite(lake, RATES, lambda rows: [*rows[:20], *rows[23:]])
     exchange.faults = Faults([{"action": "empty_page", "path": "fundingRate"}])
@@ -255,6 +272,19 @@ def test_files_without_any_of_their_rows(exchange, lake, symbol, years):
     assert (outcome.exit_code, outcome.rows_written, outcome.left, outcome.gaps) == (0, len(right), [], [])
     assert stored(lake, series) == right
     assert verify(opened(lake)).sound
+
+
+@pytest.mark.parametrize("dataset", ["mark_klines", "index_klines", "premium_klines"])
+def test_prices_that_are_all_gone(exchange, lake, dataset):
+    series = Series("um", dataset, "BTCUSDT", "1d")
+    fill(exchange, lake, dataset, "BTCUSDT", "1d", start=parse_time("2025-11-01"), end=None, source="rest")
+    right = stored(lake, series)
+    for year in ("2025", "2026"):
+        rewrite(lake, series, lambda rows: [], year)
+    errors = [f for f in verify(opened(lake)).findings if f.severity == "error"]
+    assert [(f.series, f.check) for f in errors] == [(series, "footer")]
+    assert mend(exchange, lake).exit_code == 0
+    assert stored(lake, series) == right
 
 
 @pytest.mark.parametrize("year", ["2022", "2024"], ids=["the first one", "one between others"])
