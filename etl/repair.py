@@ -75,7 +75,7 @@ def wrong_rows(found: Verified, *, doubts: bool) -> dict[Series, tuple[TimeRange
     for finding in found.findings:
         if finding.times and (_is_wrong(finding) or (doubts and finding.check in _DOUBTS)):
             spans[finding.series] += mend.about(finding.series, finding.times)
-        elif finding.check == "uncovered" and finding.severity == "error":
+        elif _is_uncovered(finding):
             spans[finding.series].append(finding.span)
     for series, span in found.doubtful if doubts else ():
         spans[series].append(span)
@@ -83,4 +83,9 @@ def wrong_rows(found: Verified, *, doubts: bool) -> dict[Series, tuple[TimeRange
 
 
 def _is_wrong(finding: Finding) -> bool:
-    return finding.severity == "error" or finding.check in _COMPARED
+    return finding.severity == "error" or finding.check in _COMPARED or _is_uncovered(finding)
+
+
+def _is_uncovered(finding: Finding) -> bool:
+    """Whether it names a time of which no file tells; for a folder without any file nobody knows one."""
+    return finding.check == "uncovered" and bool(finding.span)

@@ -410,8 +410,10 @@ def _of_absent_files(store: Store, series: Series, files: Sequence[Stored], live
         if count:
             what = f"{count} bars" if series.interval else "the settlements"
             span = TimeRange(gone[0].start, gone[-1].end)
-            message = f"{store.path(partition)} is not there, and {what} of {span} in no other file; etl repair asks for them"
-            yield Finding(series, "uncovered", "error", span, count, message)
+            # No error: ranges apart may have been asked for on purpose, and nothing tells that from a file that was deleted.
+            where = f"{store.path(partition)} is not there: it was deleted, or never fetched"
+            message = f"{where}; {what} of {span} are in no other file; etl repair asks for them"
+            yield Finding(series, "uncovered", "warning", span, count, message)
 
 
 def _waiting(series: Series, since: int) -> Finding:

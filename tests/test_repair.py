@@ -294,15 +294,24 @@ def test_a_file_that_is_gone(exchange, lake, year):
         right = stored(lake, series)
         (path,) = [path for path in opened(lake).paths(series) if path.stem == year]
         path.unlink()
-        (finding,) = [f for f in verify(opened(lake)).findings if f.severity == "error"]
-        assert (finding.series, finding.check) == (series, "uncovered")
+        (finding,) = [f for f in verify(opened(lake)).findings if f.severity != "info"]
+        assert (finding.series, finding.check, finding.severity) == (series, "uncovered", "warning")
         days = {"2022": 306, "2024": 366}[year]
         assert finding.count == days if series == DAYS else 1
         assert (finding.span.end - finding.span.start) // (24 * 3_600_000) == days
         outcome = mend(exchange, lake)
         assert (outcome.exit_code, outcome.left) == (0, [])
         assert stored(lake, series) == right
-        assert verify(opened(lake)).sound
+        assert [f for f in verify(opened(lake)).findings if f.severity != "info"] == []
+
+
+def test_ranges_that_were_asked_for_apart_are_no_error(exchange, lake):
+    for year in ("2022", "2024"):
+        times = [parse_time(f"{year}-03-01"), parse_time(f"{year}-05-01")]
+        fill(exchange, lake, "klines", "BTCUSDT", "1d", start=times[0], end=times[1])
+    found = verify(opened(lake))
+    assert found.sound
+    assert [f.check for f in found.findings if f.severity != "info"] == ["uncovered"]
 
 
 def test_a_file_that_is_gone_and_nobody_brings(exchange, lake):
