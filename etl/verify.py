@@ -93,19 +93,12 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
         if one.stored:
             files[one.series].append(one.stored)
     trading = {market: _trading(store, market) for market in registry.MARKETS}
-    waiting = {series: since for series, since in store.wanted().items() if series in readable and not store.paths(series)}
-    whole = [
-        finding
-        for series in readable
-        for finding in (
-            *_of_edges(series, files[series], trading[series.market], lives[series.market].get(series.symbol, ())),
-            *(
-                [_waiting(series, waiting[series])]
-                if series in waiting
-                else _of_absent_files(store, series, files[series], lives[series.market].get(series.symbol, ()))
-            ),
-        )
-    ]
+    wanted = store.wanted()
+    whole: list[Finding] = []
+    for series in readable:
+        lived = lives[series.market].get(series.symbol, ())
+        whole += _of_edges(series, files[series], trading[series.market], lived)
+        whole += _of_absent_files(store, series, files[series], lived, wanted.get(series))
     strays = (Finding(series, "unreadable", "error", TimeRange(0, 0), 1, str(error)) for series, error in unreadable)
     findings = sorted([*(finding for one in checked for finding in one.findings), *whole, *strays], key=_rank)
     damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
@@ -141,12 +134,14 @@ def compare(
         try:
             stored = store.read(*one)
             rows = store.rows(stored.partition)
-            return list(_archived(sources, store, stored, rows) if source == "archive" else _sampled(sources, stored, rows))
+            rules = contracts[one[0].market].get(one[0].symbol, {})
+            return list(_archived(sources, stored, rows, rules) if source == "archive" else _sampled(sources, stored, rows))
         except (Refused, Cancelled):
             raise
         except EtlError as error:
             return error
 
+    contracts = {market: Symbols(store.root, market).rows() for market in registry.MARKETS}
     findings: list[Finding] = list(found.findings)
     failed: dict[Series, EtlError] = {}
     with closing(Sources(settings, stop, source)) as sources, ThreadPoolExecutor(settings.workers) as threads:
@@ -188,15 +183,12 @@ def _unlisted(store: Store, series: Series) -> Finding:
     return Finding(series, "unlisted", "info", span, 0, message)
 
 
-def _archived(sources: Sources, store: Store, stored: Stored, mine: pa.Table) -> Iterator[Finding]:
-    """What each file of the archive says that holds a part of what is covered."""
+def _archived(sources: Sources, stored: Stored, mine: pa.Table, rules: Row) -> Iterator[Finding]:
+    """What each file of the archive says that holds a part of what is covered; `rules` are those of the contract, if known."""
     series, read = stored.partition.series, {entry.key: entry for entry in stored.coverage}
     covered = union(entry.span.intersect(stored.partition.period) for entry in stored.coverage)
     files, _ = sources.files(series, TimeRange(covered[0].start, covered[-1].end), alone=True) if covered else ((), True)
-    contract = Symbols(store.root, series.market).rows().get(series.symbol, {})
-    onboard, ends = (
-        time if isinstance(time := contract.get(name), int) else None for name in ("onboard_time", "delivery_time")
-    )
+    onboard, ends = (time if isinstance(time := rules.get(name), int) else None for name in ("onboard_time", "delivery_time"))
     for file in files:
         if not (span := intersection(covered, [file.span])):
             continue
@@ -390,9 +382,17 @@ def _zipped(stored: Stored) -> list[TimeRange]:
     return [entry.span for entry in read if (entry.span, entry.key) in whole]
 
 
-def _of_absent_files(store: Store, series: Series, files: Sequence[Stored], lives: Sequence[TimeRange]) -> Iterator[Finding]:
-    """The periods that lie between what is stored, or behind the time since when the series is wanted, and have no file."""
+def _of_absent_files(
+    store: Store, series: Series, files: Sequence[Stored], lives: Sequence[TimeRange], waiting: int | None
+) -> Iterator[Finding]:
+    """The periods that lie between what is stored, or behind the time since when the series is wanted, and have no file; or
+    that it has none at all, although it was asked for since the time for which it is `waiting`.
+    """
     paths = store.paths(series)
+    if not paths and waiting is not None:
+        message = f"nothing is stored, although it was asked for since {iso(waiting)}: that run was cut short; run etl update"
+        yield Finding(series, "lost", "warning", TimeRange(waiting, waiting), 1, message)
+        return
     if not paths:
         message = "its folder is there and has no file; etl backfill with its name and its start fetches it again"
         yield Finding(series, "uncovered", "warning", TimeRange(0, 0), 1, message)
@@ -414,11 +414,6 @@ def _of_absent_files(store: Store, series: Series, files: Sequence[Stored], live
             where = f"{store.path(partition)} is not there: it was deleted, or never fetched"
             message = f"{where}; {what} of {span} are in no other file; etl repair asks for them"
             yield Finding(series, "uncovered", "warning", span, count, message)
-
-
-def _waiting(series: Series, since: int) -> Finding:
-    message = f"nothing is stored, although it was asked for since {iso(since)}: that run was cut short; run etl update"
-    return Finding(series, "lost", "warning", TimeRange(since, since), 1, message)
 
 
 def _next(series: Series, time: int) -> int:

@@ -26,7 +26,7 @@ from .transform import normalize, quality
 LISTED_LONG = 30 * DAY
 
 # So many files of days are asked for by their names; of more a listing tells which there are.
-FEW_DAYS = 4
+FEW_FILES = 4
 
 
 class Rest(Protocol):
@@ -195,7 +195,7 @@ class Worker:
         windows = planning.next_windows(job, lacking, found.spans("rest"), found.tried, now, unread=found.unread)
         files = [window.file for window in windows if window.file and publication.is_daily(window.file)]
         old = [file for file in files if publication.overdue(file.span, now)]
-        if len(old) <= FEW_DAYS:
+        if len(old) <= FEW_FILES:
             return windows
         try:
             span = TimeRange(min(file.span.start for file in old), max(file.span.end for file in old))

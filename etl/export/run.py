@@ -23,7 +23,6 @@ from . import files, tables, tools
 from .contracts import Contract, contract
 
 EVERY = frozenset({"all", "ever"})
-_SETTLES = 8 * HOUR  # the longest time between two settlements
 _MOST = 5  # contracts of a kind that are told one by one
 
 
@@ -366,7 +365,7 @@ def _short(series: Series, asked: TimeRange, first: int, last: int) -> tuple[int
     """
     if series.interval is None:
         first, until = first - first % MINUTE, last - last % MINUTE  # they are stamped some ms late
-        starts, ends = asked.start + _SETTLES, until + _SETTLES
+        starts, ends = asked.start + registry.LONGEST_FUNDING, until + registry.LONGEST_FUNDING
     else:
         interval = registry.interval(series.interval)
         starts, until = interval.ceil(asked.start), interval.next(last)
@@ -398,7 +397,10 @@ def _about_funding(spans: dict[Series, tuple[int, int]]) -> Iterator[str]:
             continue
         # The hour that has begun when the bars end has no mark bar yet, and no settlement need have been fetched of it.
         until = registry.interval(bars.interval or "").next(last) // HOUR * HOUR
-        for dataset, interval, slack in (("funding", None, _SETTLES), ("mark_klines", tools.FREQTRADE_FUNDING, HOUR)):
+        for dataset, interval, slack in (
+            ("funding", None, registry.LONGEST_FUNDING),
+            ("mark_klines", tools.FREQTRADE_FUNDING, HOUR),
+        ):
             span = spans.get(Series("um", dataset, bars.symbol, interval))
             if span is None:
                 lacking[dataset].append(bars.symbol)

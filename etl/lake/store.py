@@ -211,7 +211,7 @@ class Store:
                 return {}
             content = path.read_bytes()
         try:
-            wanted = {_wanted_series(entry): parse_time(entry["since"]) for entry in json.loads(content)}
+            wanted = _wanted(json.loads(content))
             _ = [self.folder(series) for series in wanted]  # there can be such series
             return wanted
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
@@ -416,6 +416,12 @@ class Store:
                 file.flush()
                 remove_left_over(self.root)
             yield
+
+
+def _wanted(entries: object) -> dict[Series, int]:
+    if not isinstance(entries, list):
+        raise TypeError("it is no list")
+    return {_wanted_series(entry): parse_time(entry["since"]) for entry in entries}
 
 
 def _wanted_series(entry: Mapping[str, str]) -> Series:

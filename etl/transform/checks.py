@@ -34,8 +34,6 @@ _COARSE = 0.01
 _WILD_RATE = 0.25
 # So many times of rows a finding lists that is no error; its count tells of all.
 _LISTED = 10_000
-# No funding interval is longer (binance-facts 6).
-LONGEST_STEP = 8 * HOUR
 # So many distances on each side of one tell what is usual there. An hourly spell lasts 16 settlements at least.
 _AROUND = 4
 # So many bounds are compared with all times one by one.
@@ -129,18 +127,21 @@ def _skipped(minutes: Times, span: TimeRange) -> Iterator[Skip]:
     # What is due in the last minute may come in the next one.
     end = span.end - MINUTE + 1
     if not len(minutes):
-        yield Skip(span, tuple(range(-(-span.start // LONGEST_STEP) * LONGEST_STEP, end, LONGEST_STEP)))
+        yield Skip(
+            span,
+            tuple(range(-(-span.start // registry.LONGEST_FUNDING) * registry.LONGEST_FUNDING, end, registry.LONGEST_FUNDING)),
+        )
         return
     steps, first, last = np.diff(minutes), int(minutes[0]), int(minutes[-1])
-    usual = np.minimum(_usual(steps), LONGEST_STEP) if len(steps) else np.array([LONGEST_STEP])
-    if first - LONGEST_STEP >= span.start:
+    usual = np.minimum(_usual(steps), registry.LONGEST_FUNDING) if len(steps) else np.array([registry.LONGEST_FUNDING])
+    if first - registry.LONGEST_FUNDING >= span.start:
         due = range(first - int(usual[0]), span.start - 1, -int(usual[0]))
         yield Skip(TimeRange(span.start, first), tuple(sorted(due)))
-    skips = np.flatnonzero((steps > LONGEST_STEP) | ((steps > usual) & (steps % usual == 0))) if len(steps) else ()
+    skips = np.flatnonzero((steps > registry.LONGEST_FUNDING) | ((steps > usual) & (steps % usual == 0))) if len(steps) else ()
     for i in skips:
         here, there = int(minutes[i]), int(minutes[i + 1])
         yield Skip(TimeRange(here + MINUTE, there), tuple(range(here + int(usual[i]), there, int(usual[i]))))
-    if last + LONGEST_STEP < end:
+    if last + registry.LONGEST_FUNDING < end:
         yield Skip(TimeRange(last + MINUTE, span.end), tuple(range(last + int(usual[-1]), end, int(usual[-1]))))
 
 

@@ -20,7 +20,7 @@ from ..schema import times as times_of
 # A bar that closed less than this ago may simply not be published yet: its absence is no answer (contract 5).
 PUBLICATION_DELAY = 10 * MINUTE
 # Settlements are at most eight hours apart (binance-facts 6); a day without one is no interval.
-LONGEST_FUNDING = DAY
+SETTLES_WITHIN = DAY
 # For so long a contract that ends may be quiet before, or one that begins after its first bar.
 LONGEST_FILLED = 8 * HOUR
 
@@ -42,7 +42,7 @@ def unsettled(times: Times, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]
     for span in union(spans):
         minutes = times[np.searchsorted(times, span.start) : np.searchsorted(times, span.end)] // MINUTE * MINUTE
         starts, ends = [span.start, *(minutes + MINUTE).tolist()], [*minutes.tolist(), span.end]
-        found += [TimeRange(*each) for each in zip(starts, ends, strict=True) if each[1] - each[0] >= LONGEST_FUNDING]
+        found += [TimeRange(*each) for each in zip(starts, ends, strict=True) if each[1] - each[0] >= SETTLES_WITHIN]
     return tuple(found)
 
 
