@@ -83,6 +83,8 @@ class Market:
     exchange_info_weight: int
     first_time: int
     """Nothing exists before this time (ms UTC)."""
+    archived: int = 0
+    """The archive begins here (ms UTC): that it has nothing from before says nothing of a contract."""
     max_span: int | None = None
     """Longest range of one request in ms, None if unlimited."""
     newest_first: bool = False

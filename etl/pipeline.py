@@ -1014,6 +1014,10 @@ def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -
     proven = TimeRange(first, first) if not covered else covered[0]
     # As between two contracts: so long without a bar, and then the first one.
     begins = proven.start <= beginning or first - proven.start >= registry.BETWEEN_LIVES
+    # Before the archive begins only REST knows that nothing was there.
+    early = TimeRange(proven.start, max(proven.start, min(first, registry.market(series.market).archived)))
+    told = (c.span for file in files for c in file.coverage if c.source == "rest")
+    begins = begins and not subtract([early], told)
     firsts = [first if begins and first in proven else None, *(hole.end for hole in parts)]
     over = any(last in span and span.end >= ends for span in covered)
     lasts = [*(interval.floor(hole.start - 1) for hole in parts), last if over else None]

@@ -120,6 +120,8 @@ class Want:
         unknown = 0 if "rest" in self.sources and not self.probed else self.ends
         told = (file.span.start for file in self.files if file.listed or "rest" not in self.sources)
         first = min([*known, *told], default=unknown)
+        if "rest" not in self.sources and abs(first - registry.market(self.series.market).archived) < registry.BETWEEN_LIVES:
+            first = 0  # the archive's first files: the contract may have lived before
         return TimeRange(min(first, self.ends), self.ends)
 
     @property
@@ -174,7 +176,7 @@ def plan(wants: Iterable[Want], partitions: Partitions, minute_weight: Callable[
         endpoint, weight = registry.dataset(dataset).endpoints[market], minute_weight(market)
         if not registry.dataset(dataset).has_interval:
             jobs += _settlements([want for want in todo if want.rest_missing], endpoint, partitions)
-            jobs += [job for want in todo for job in _archived_settlements(want, partitions)]
+            jobs += [job for want in todo for job in _archived_settlements(want, endpoint, partitions)]
             continue
         pieces = [list(_pieces(want, endpoint, partitions, weight)) for want in todo]
         counts = [
@@ -184,7 +186,7 @@ def plan(wants: Iterable[Want], partitions: Partitions, minute_weight: Callable[
             for span in piece.rest
         ]
         tier = page_tier(endpoint, counts, weight)
-        jobs += [job for want, some in zip(todo, pieces, strict=True) for job in _bars(want, some, endpoint, tier, partitions)]
+        jobs += [job for want, some in zip(todo, pieces, strict=True) for job in _jobs(want, some, endpoint, tier, partitions)]
     return tuple(jobs)
 
 
@@ -205,13 +207,16 @@ def _grid(series: Series) -> Interval:
 def _pieces(want: Want, endpoint: Endpoint, partitions: Partitions, minute_weight: float) -> Iterator[_Piece]:
     ask = subtract(want.missing, want.empty)
     price, by_month = _Price(want, endpoint, minute_weight), _by_month(want.files)
-    for partition in partitions(want.series, _hull([*want.missing, *(file.span for file in want.reread)])):
+    for partition in _places(want, partitions):
         inside = intersection(ask, [partition.period])
         windows = list(_files(want, by_month, price, subtract(inside, want.rest_only)))
-        again = [archive_window(want.series, file, partition.period) for file in want.reread]
-        windows += [window for window in again if window.span]
+        windows += _windows(want.series, want.reread, [partition.period])
         left = subtract(want.in_reach(inside), [window.span for window in windows])
         yield _Piece(partition, _whole(windows), [span for span in left if _grid(want.series).count(span)])
+
+
+def _places(want: Want, partitions: Partitions) -> list[Partition]:
+    return partitions(want.series, _hull([*want.missing, *(file.span for file in want.reread)]))
 
 
 def _hull(spans: Sequence[TimeRange]) -> TimeRange:
@@ -293,7 +298,7 @@ def _whole(windows: Iterable[Window]) -> list[Window]:
     return list(by_file.values())
 
 
-def _bars(want: Want, pieces: Sequence[_Piece], endpoint: Endpoint, tier: PageTier, partitions: Partitions) -> Iterator[Job]:
+def _jobs(want: Want, pieces: Sequence[_Piece], endpoint: Endpoint, tier: PageTier, partitions: Partitions) -> Iterator[Job]:
     """One job a partition; what is known to be empty goes to the first partition after it, or to the last one there is."""
     empty = want.empty
     for piece in pieces:
@@ -463,13 +468,14 @@ def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitio
     return jobs
 
 
-def _archived_settlements(want: Want, partitions: Partitions) -> Iterator[Job]:
-    """One job a series, for what REST cannot be asked for: REST is the better source, it also has mark prices."""
-    missing, empty = subtract(want.missing, want.rest_missing), want.empty
-    windows = [archive_window(want.series, file, span) for file in want.files for span in intersection(missing, [file.span])]
-    windows += [archive_window(want.series, file, file.span) for file in want.reread]
-    if spans := [*(window.span for window in windows), *empty]:
-        yield _job(want, tuple(partitions(want.series, _hull(spans))), tuple(_whole(windows)), empty)
+def _archived_settlements(want: Want, endpoint: Endpoint, partitions: Partitions) -> Iterator[Job]:
+    """What REST cannot be asked for: REST is the better source, it also has mark prices."""
+    missing = subtract(want.missing, want.rest_missing)
+    pieces = []
+    for partition in _places(want, partitions):
+        windows = _windows(want.series, want.files, intersection(missing, [partition.period]))
+        pieces.append(_Piece(partition, _whole([*windows, *_windows(want.series, want.reread, [partition.period])]), []))
+    return _jobs(want, pieces, endpoint, _thriftiest(endpoint), partitions)
 
 
 def _price(endpoint: Endpoint) -> int:

@@ -846,6 +846,60 @@ def test_where_both_refuse_the_run_is_refused(world, tmp_path):
         assert run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY)).exit_code == 4
 
 
+def test_before_the_archive_begins_it_proves_nothing(world, tmp_path):
+    """BTCUSDT traded since 2019-09-08, which only REST knows: that the archive has nothing of then says nothing of it."""
+    lake, wanted = tmp_path / "lake", select("klines funding", "BTCUSDT", "1h", "2019-10-01", "2020-02-01")
+    with serve(world) as exchange:
+        outcome = in_order(run(exchange, lake, wanted, source="archive"))
+        first = stored(lake, HOURS)[0][0]
+        assert iso(first) in {"2019-12-31T00:00:00Z", "2020-01-01T00:00:00Z"}
+        assert [(gap.span, gap.verdict) for gap in outcome.gaps if gap.series == HOURS] == [
+            (TimeRange(parse_time("2019-10-01"), first), "missing")
+        ]
+        early = "day < '2019-12-31' AND dataset = "
+        assert set(told(lake, f"{early}'klines'", "rows, expected, missing, verdict")) == {(0, 24, 24, "missing")}
+        assert len(told(lake, f"{early}'klines'")) == 91
+        assert set(told(lake, f"{early}'funding'", "rows, verdict")) == {(0, "missing")}
+        before = partitions(lake)
+        exchange.reset()
+        in_order(run(exchange, lake, wanted, source="archive"))
+        assert (partitions(lake), zips(exchange)) == (before, [])
+        # REST knows better, and is asked for all of it.
+        assert in_order(run(exchange, lake, wanted)).gaps == []
+        assert_true(exchange, lake, HOURS, "2019-10-01", "2020-02-01")
+        assert {verdict for (verdict,) in told(lake, columns="verdict")} == {"complete"}
+
+
+def test_the_archives_first_file_is_no_first_bar(world, tmp_path):
+    lake = tmp_path / "lake"
+
+    def lives():
+        with connect(lake) as connection:
+            row = connection.sql("SELECT first_time::VARCHAR FROM symbols WHERE symbol = 'BTCUSDT'").fetchall()
+            then = connection.sql("SELECT symbol FROM universe('2019-11-01') WHERE symbol = 'BTCUSDT'").fetchall()
+        return row, then
+
+    with serve(world) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT SRMUSDT", "1d", None, "2022-02-01"), source="archive"))
+        with connect(lake) as connection:
+            srm = connection.sql("SELECT first_time::VARCHAR FROM symbols WHERE symbol = 'SRMUSDT'").fetchall()
+        assert srm == [("2021-01-12 00:00:00",)]
+        assert told(lake, "symbol = 'SRMUSDT' AND verdict = 'missing'") == []
+        # With the exchange's listing, though no bar of then is there.
+        in_order(run(exchange, lake, select("klines", "ETHUSDT", "1d", "2026-02-20")))
+        assert lives() == ([(None,)], [("BTCUSDT",)])
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1d", None, "2022-02-01")))
+        assert lives() == ([("2019-09-08 00:00:00",)], [("BTCUSDT",)])
+
+
+@pytest.mark.parametrize("end", ["2019-12-01", "2020-01-01"])
+def test_a_range_before_the_archive_begins_is_missing(world, tmp_path, end):
+    lake = tmp_path / "lake"
+    with serve(world) as exchange:
+        in_order(run(exchange, lake, select("klines funding", "BTCUSDT", "1h", "2019-10-01", end), source="archive"))
+        assert set(told(lake, "day < '2019-12-31'", "verdict")) == {("missing",)}
+
+
 # ---- 6. the plan says what the server counts
 
 

@@ -239,6 +239,9 @@ class _Sql:
             "footer": _FOOTER,
             "never": str(MAX_TIME),
             "between": str(registry.BETWEEN_LIVES),
+            "unarchived": "epoch_ms(c.cell) < CASE c.market "
+            + " ".join(f"WHEN '{market.name}' THEN {market.archived}" for market in registry.MARKETS.values())
+            + " ELSE 0 END",
             "stored": ", ".join(f"b.{column.name}" for column in bars.columns),
             "unknown": ", ".join(
                 f"make_timestamp(n.i) AS {name}" if kind == "TIMESTAMP" else f"n.i::{kind} AS {name}"

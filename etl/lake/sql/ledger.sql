@@ -5,7 +5,8 @@
 --   verdict   lost: a source failed, so that not all of the cell was answered. not_listed: all that was asked lies before the first
 --             row, or behind the last one of a contract that is over, or in an absence of a week and more that every source
 --             confirmed, as between two contracts of one name; of settlements, a day for which every source answered with none,
---             or what lies in a day or more (`bare`) before the first, or after the last one.
+--             or what lies in a day or more (`bare`) before the first, or after the last one, unless only the archive answered
+--             for a time before it begins.
 --             missing, outage: bars, or a day's settlements, are absent from what one, or every, source answered. partial: not
 --             all of the cell was asked, or the series began or ended in it. else complete.
 SELECT * FROM (
@@ -128,6 +129,7 @@ SELECT c.market, '$dataset' AS dataset, c.symbol, c.interval, c.cell::DATE AS da
   CASE
     WHEN c.lost > 0 THEN 'lost'
     WHEN c.step IS NULL AND c.life IS NULL AND c.bare IS NULL THEN 'partial'
+    WHEN c.step IS NULL AND c.life IS NULL AND c.by_rest < c.covered AND $unarchived THEN 'missing'
     WHEN c.life IS NULL OR (c.apart > 0 AND c.expected = 0) THEN 'not_listed'
     WHEN c.step IS NULL AND c.covered = c.whole AND $rows = 0
       THEN CASE WHEN c.life < c.whole OR least(c.by_rest, c.by_archive) = c.whole THEN 'not_listed' ELSE 'missing' END
