@@ -41,7 +41,7 @@ from .lake.files import listed, looking_at, quarantined, replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
 from .mend import Wrong
-from .model import SOURCES, Coverage, Finding, Job, Partition, Receipt, Series, Source
+from .model import SOURCES, ArchiveFile, Coverage, Finding, Job, Partition, Receipt, Series, Source
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
 from .sources import OVER, Choice, Sources, is_over
@@ -663,9 +663,16 @@ class Pipeline:
         # What was found by name ends where it was looked for.
         to_the_end = any(file.listed for file in files) or span.end > now - OVER
         if "rest" not in want.sources and to_the_end and is_over(files, now):
-            ends = self._over[want.series] = min(want.ends, max(file.span.end for file in files))
-            want = replace(want, ends=ends, span=TimeRange(min(want.span.start, ends), min(want.span.end, ends)))
+            known = [*files, *self._since(want.series, span.end)]
+            if is_over(known, now):
+                ends = self._over[want.series] = min(want.ends, max(file.span.end for file in known))
+                want = replace(want, ends=ends, span=TimeRange(min(want.span.start, ends), min(want.span.end, ends)))
         return want
+
+    def _since(self, series: Series, start: int) -> tuple[ArchiveFile, ...]:
+        """What the archive has of the time since then, of which the newest files may tell that the contract goes on."""
+        now = self._sources.now(series.market)
+        return self._sources.files(series, TimeRange(start, now), alone=True)[0] if start < now - OVER else ()
 
     def _expand(self, store: Store, selection: Selection, outcome: Outcome) -> Iterable[Series]:
         """The series that are meant; a symbol that cannot be a folder's name is an error where it was asked for by name, and
@@ -883,7 +890,7 @@ class Pipeline:
             if (
                 last is not None and symbol in told and told[symbol]["last_time"] == last
             ):  # so it stays, although nobody was asked
-                lives[symbol][-1] = Life(lives[symbol][-1].first, last)
+                lives[symbol][-1] = lives[symbol][-1]._replace(last=last)
         return lives
 
     def _ends(self, store: Store, series: Series) -> int:
@@ -1003,7 +1010,10 @@ def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -
     """The first bar, if nothing before it was left out, and the last one, if nothing after it up to `ends` was; an absence too
     long for an outage parts two contracts.
     """
-    covered = union(c.span for file in files for c in file.coverage)
+    entries = [entry for file in files for entry in file.coverage]
+    # Of the time before the archive begins only REST knows.
+    unknown = [TimeRange(0, registry.market(series.market).archived)]
+    covered = union(span for c in entries for span in ([c.span] if c.source == "rest" else subtract([c.span], unknown)))
     first = min((file.first for file in files if file.first is not None), default=None)
     last = max((file.last for file in files if file.last is not None), default=None)
     if first is None or last is None:
@@ -1014,10 +1024,6 @@ def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -
     proven = TimeRange(first, first) if not covered else covered[0]
     # As between two contracts: so long without a bar, and then the first one.
     begins = proven.start <= beginning or first - proven.start >= registry.BETWEEN_LIVES
-    # Before the archive begins only REST knows that nothing was there.
-    early = TimeRange(proven.start, max(proven.start, min(first, registry.market(series.market).archived)))
-    told = (c.span for file in files for c in file.coverage if c.source == "rest")
-    begins = begins and not subtract([early], told)
     firsts = [first if begins and first in proven else None, *(hole.end for hole in parts)]
     over = any(last in span and span.end >= ends for span in covered)
     lasts = [*(interval.floor(hole.start - 1) for hole in parts), last if over else None]

@@ -398,7 +398,9 @@ def _with(
 ) -> tuple[normalize.Merged, Sequence[Coverage]]:
     """The rows and entries of a file when one source's answers have come, too."""
     series, place = partition.series, TimeRange(since, partition.period.end)
-    answers = [replace(answer, span=span) for answer in one.answers for span in intersection([answer.span], [place])]
+    grid = registry.interval(series.interval) if series.interval else None
+    told = ((answer, grid.answered(answer.span) if grid else answer.span) for answer in one.answers)
+    answers = [replace(answer, span=span) for answer, whole in told for span in intersection([whole], [place])]
     if not answers:
         return merged, entries
     spans = union(answer.span for answer in answers)

@@ -498,6 +498,14 @@ def test_a_delisted_symbol_is_backfilled_whole(exchange, tmp_path, source):
     assert "was over at 2022-1" in over.message
 
 
+def test_an_earlier_bar_of_a_contract_that_is_over_is_its_first_known_one(exchange, tmp_path):
+    lake = tmp_path / "lake"
+    for since in ("2022-02-01", "2021-06-01"):
+        in_order(run(exchange, lake, select("klines", "SRMUSDT", "1h", since), source="archive"))
+        (row,) = symbols_of(lake, "SRMUSDT")
+        assert (iso(row["first_time"])[:10], iso(row["last_time"])[:10]) == (since, "2022-11-28")
+
+
 @pytest.mark.parametrize("source", ["auto", "archive"])
 def test_a_re_used_ticker_has_two_lives(exchange, tmp_path, source):
     lake = tmp_path / "lake"
@@ -540,6 +548,14 @@ def test_a_re_used_ticker_has_two_lives(exchange, tmp_path, source):
     assert (again.exit_code, again.rows_written, zips(exchange), pages(exchange)) == (0, 0, [], 0)
     assert again.gaps == outcome.gaps
     assert partitions(lake) == before
+
+
+def test_weeks_of_two_contracts_have_no_gap_between(exchange, tmp_path):
+    """Files of months end between the opens of two weeks: both sources answered all the same."""
+    lake = tmp_path / "lake"
+    assert in_order(run(exchange, lake, select("klines", "LUNAUSDT", "1w", None, "2023-06-01"))).gaps == []
+    between = told(lake, "day BETWEEN '2022-06-01' AND '2022-08-01'", "day::VARCHAR, rows, missing, verdict")
+    assert between == [(f"2022-{month}-01", 0, 0, "not_listed") for month in ("06", "07", "08")]
 
 
 def test_a_renamed_folder_is_a_symbol_of_its_own(exchange, tmp_path):
@@ -1163,6 +1179,19 @@ def test_the_end_of_what_is_asked_for_by_name_is_no_end_of_a_life(world, tmp_pat
         change(exchange)
         in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2024-01-01", "2024-03-01"), source="archive"))
         assert_true(exchange, lake, HOURS, "2024-01-01", "2024-03-01")
+
+
+@pytest.mark.parametrize("missing", ["monthly/klines/BTCUSDT/1h", "monthly/klines/BTCUSDT/1h/BTCUSDT-1h-202[56]"])
+def test_the_end_of_the_days_that_are_asked_for_is_no_end_of_a_life(world, tmp_path, missing):
+    """The newest file that is seen of a range of the past says nothing of the time since."""
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": "never", "key": missing}) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2025-06-01", "2025-06-20"), source="archive"))
+        with connect(lake) as connection:
+            assert connection.sql("SELECT last_time FROM symbols WHERE symbol = 'BTCUSDT'").fetchall() == [(None,)]
+            assert connection.sql("SELECT count(*) FROM universe('2026-01-01')").fetchall() == [(1,)]
+        (row,) = status(Store.open(lake, network="mainnet", layout="year"), NOW)
+        assert row["lag_s"] * 1000 == NOW - parse_time("2025-06-20")
 
 
 @pytest.mark.parametrize("source", ["auto", "archive"])

@@ -542,7 +542,7 @@ def _writing(root: Path) -> Iterator[None]:
 def _reading(lake: Path, path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, pa.ArrowException, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         # The system's own errors have a number, Arrow's about the content have none.
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise LakeError(f"{path} cannot be read: {error}") from error

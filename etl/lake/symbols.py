@@ -57,11 +57,12 @@ class Symbols:
         try:
             table = pq.ParquetFile(self._path).read()
             table = table.cast(pa.schema([(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in SCHEMA]))
+            rows = table.to_pylist()
         except (OSError, pa.ArrowException, ValueError) as error:
             helps = cure(self._lake, "move it away, the next run makes it anew")
             raise LakeError(f"{self._path} cannot be read ({error}); {helps}") from error
         contracts: dict[str, list[Row]] = {}
-        for row in table.to_pylist():
+        for row in rows:
             contracts.setdefault(row["symbol"], []).append(row)
         return contracts
 

@@ -76,12 +76,13 @@ _DECODED = {"interval": "CASE r.interval WHEN '1mo' THEN '1M' ELSE r.interval EN
 
 # What the ledger takes from elsewhere than coverage: the first and the last row of a file of bars stand in its statistics;
 # settlements have no grid, so they are counted; a series of them begins with the first one, and ends a day after the last one,
-# and less than a day without any shows neither: they are at most eight hours apart (binance-facts 6).
+# unless that contract still trades, and less than a day without any shows neither: they are at most eight hours apart
+# (binance-facts 6).
 _LEDGER_OF = {
     True: {
         "settled": "",
         "first": "SELECT m.file_name, min(epoch_ms(m.stats_min_value::TIMESTAMP)) AS first,"
-        " max(epoch_ms(m.stats_max_value::TIMESTAMP)) + 1 AS past\n  FROM parquet_metadata($files) AS m"
+        " max(epoch_ms(m.stats_max_value::TIMESTAMP)) + 1 AS past, NULL AS quiet\n  FROM parquet_metadata($files) AS m"
         " WHERE m.path_in_schema = 'open_time' GROUP BY m.file_name",
         "first_of": "r.file_name = p.file_name",
         "bare": "",
@@ -92,7 +93,10 @@ _LEDGER_OF = {
         "settled": "settled AS (\n  SELECT s.market, s.symbol, date_trunc('day', s.funding_time) AS cell, count(*) AS rows,"
         " min(epoch_ms(date_trunc('minute', s.funding_time))) AS first, max(epoch_ms(s.funding_time)) + 86400000 AS past\n"
         "  FROM read_parquet($files, hive_partitioning = true, hive_types_autocast = false) AS s\n  GROUP BY ALL\n),\n",
-        "first": "SELECT s.market, s.symbol, min(s.first) AS first, max(s.past) AS past FROM settled AS s GROUP BY ALL",
+        "first": "SELECT s.market, s.symbol, min(s.first) AS first, max(s.past) - 86400000 AS quiet,\n"
+        "    max(CASE WHEN t.symbol IS NULL THEN s.past ELSE $never END) AS past\n  FROM settled AS s LEFT JOIN $symbols AS t"
+        " ON t.market = s.market AND t.symbol = s.symbol AND t.status = 'TRADING' AND epoch_ms(t.onboard_time) < s.past\n"
+        "  GROUP BY ALL",
         "first_of": "r.market = p.etl.market AND r.symbol = p.etl.symbol",
         "bare": "\n  UNION ALL\n  SELECT b.file, 'bare', b.low, b.high, NULL FROM ("
         "SELECT s.file, s.start AS low, least(s.stop, s.begin) AS high FROM spans AS s UNION ALL "
@@ -281,7 +285,7 @@ class _Sql:
 
     def ledger(self, dataset: Dataset) -> str:
         found = self.glob(dataset.name)
-        parts = {name: _filled(text, files=found) for name, text in _LEDGER_OF[dataset.has_interval].items()}
+        parts = {name: self.fill(text, files=found) for name, text in _LEDGER_OF[dataset.has_interval].items()}
         return self.fill(_template("ledger"), dataset=dataset.name, files=found, **parts)
 
     def glob(self, view: str) -> str:

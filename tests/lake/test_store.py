@@ -451,6 +451,8 @@ FOREIGN = {
     "holes that are no pairs": rewritten(lambda about: about | {"holes": [[1]]}),
     "no statistics": rewritten(write_statistics=False),
     "text for times": rewritten(rows=pa.table({"open_time": ["a"]})),
+    "times that no calendar has": rewritten(rows=bars([2**62])),
+    "times behind the year 9999": rewritten(rows=bars([2**50])),
 }
 
 
