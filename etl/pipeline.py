@@ -44,7 +44,7 @@ from .mend import Wrong
 from .model import SOURCES, ArchiveFile, Coverage, Finding, Job, Partition, Receipt, Series, Source
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
-from .sources import OVER, Choice, Sources, is_over
+from .sources import Choice, Sources
 from .text import meant
 from .work import LISTED_LONG, Listing, Worker
 
@@ -54,7 +54,6 @@ _log = logging.getLogger("etl")
 TYPICAL_LATENCY_S = 0.15
 # The archive's files for so short a time are asked for by their names: a listing would cost as much.
 FEW_DAYS = 3 * DAY
-MONTH = 31 * DAY
 
 # What stays wrong after a repair, and the series of which nobody could say.
 Left = Callable[[], tuple[Sequence[Finding], Sequence[tuple[Series, EtlError]]]]
@@ -204,6 +203,7 @@ class Pipeline:
         self._stored_rows: dict[Partition, int] = {}
         self._before: dict[Series, list[Stored]] = {}
         self._over: dict[Series, int] = {}
+        self._whole: set[Series] = set()  # asked for from where they were first wanted
         self._as_given: set[str] = set()
         self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="ask")
         self._started = time.monotonic()
@@ -353,7 +353,7 @@ class Pipeline:
             {
                 series: since
                 for series, since in store.wanted().items()
-                if not store.paths(series) and (outcome.stopped or series in unfinished or series not in self._before)
+                if not store.paths(series) and (outcome.stopped or series in unfinished or series not in self._whole)
             }
         )
 
@@ -543,12 +543,14 @@ class Pipeline:
         """The series, from where each was first wanted to where its answers end or its wrong rows do; and what is wrong."""
         asked: list[tuple[Series, int, int]] = []
         anew: dict[Series, tuple[TimeRange, ...]] = {}
+        waiting = store.wanted()
         for series in chosen:
             whole = (_held(store, series, error) for one, error in named.damaged if one == series)
             wrong = anew[series] = union([*named.spans.get(series, ()), *whole])
             try:
                 since = _wanted_since(store, series)
                 ends = [entry.span.end for file in store.sound(series)[0] for entry in file.coverage]
+                ends += [self._sources.now(series.market)] if series in waiting and not store.paths(series) else []
             except LakeError as error:
                 outcome.failed.append((series, error))
                 continue
@@ -572,6 +574,8 @@ class Pipeline:
                 continue
             if not outcome.dry_run and not all(self._set_aside(store, series, error, outcome) for error in damaged):
                 continue
+            if start <= waiting.get(series, start) < end:
+                self._whole.add(series)
             held = [span for error in damaged if (span := _held(store, series, error))]
             since = max(min([start, *(span.start for span in held)]), registry.market(series.market).first_time)
             span = planning.wanted(series, since, max([end, *(span.end for span in held)]), now)
@@ -661,10 +665,10 @@ class Pipeline:
         told = [span.intersect(TimeRange(0, publication.silent_before(want.series, now)))] if listed else []
         want = replace(want, files=files, silent=subtract(told, [file.span for file in files]))
         # What was found by name ends where it was looked for.
-        to_the_end = any(file.listed for file in files) or span.end > now - OVER
-        if "rest" not in want.sources and to_the_end and is_over(files, now):
+        to_the_end = any(file.listed for file in files) or span.end > publication.over_before(want.series, now)
+        if "rest" not in want.sources and to_the_end and publication.is_over(want.series, files, now):
             known = [*files, *self._since(want.series, span.end)]
-            if is_over(known, now):
+            if publication.is_over(want.series, known, now):
                 ends = self._over[want.series] = min(want.ends, max(file.span.end for file in known))
                 want = replace(want, ends=ends, span=TimeRange(min(want.span.start, ends), min(want.span.end, ends)))
         return want
@@ -672,7 +676,9 @@ class Pipeline:
     def _since(self, series: Series, start: int) -> tuple[ArchiveFile, ...]:
         """What the archive has of the time since then, of which the newest files may tell that the contract goes on."""
         now = self._sources.now(series.market)
-        return self._sources.files(series, TimeRange(start, now), alone=True)[0] if start < now - OVER else ()
+        if start >= publication.over_before(series, now):
+            return ()
+        return self._sources.files(series, TimeRange(start, now), alone=True)[0]
 
     def _expand(self, store: Store, selection: Selection, outcome: Outcome) -> Iterable[Series]:
         """The series that are meant; a symbol that cannot be a folder's name is an error where it was asked for by name, and
@@ -730,8 +736,9 @@ class Pipeline:
         interval = "1d" if registry.dataset(dataset).has_interval else None
 
         def alive(symbol: str) -> bool:
-            files, _ = self._sources.files(Series(market, dataset, symbol, interval), TimeRange(now - MONTH, now), alone=True)
-            return bool(files) and not is_over(files, now)
+            series = Series(market, dataset, symbol, interval)
+            files, _ = self._sources.files(series, TimeRange(publication.over_before(series, now), now), alone=True)
+            return bool(files) and not publication.is_over(series, files, now)
 
         symbols = self._sources.folders(market, dataset)
         return [symbol for symbol, lives in zip(symbols, self._threads.map(alive, symbols), strict=True) if lives]
@@ -829,7 +836,7 @@ class Pipeline:
             if known and all(row["first_time"] is not None and row["onboard_time"] is not None for row in known):
                 return []
             spans = self._sources.lives(Series(market, "klines", symbol, "1d"), begun=onboard)
-            latest = self._sources.now(market) - OVER
+            latest = self._sources.now(market) - publication.OVER
             found = [Life(span.start, span.end - 1 if span.end < latest else None) for span in spans]
             if spans and onboard is not None:  # of the present contract the exchange knows better
                 return [*found[:-1], Life(None, None)] if spans[-1].end > onboard else [*found, Life(None, None)]
@@ -857,6 +864,7 @@ class Pipeline:
                 continue
             entries = [entry for file in files for entry in file.coverage]
             holes = [hole for file in files for hole in file.holes]
+            holes += () if want.series.interval else _unfiled(files, self._ends(store, want.series))
             gaps = list(_gaps(want.series, intersection(holes, [want.span]), entries))
             lost = subtract([want.span], (entry.span for entry in entries)) if unfinished else ()
             gaps += [Gap(want.series, span, "lost") for span in lost]
@@ -958,7 +966,7 @@ def _too_late(want: Want) -> Finding:
 
 def _until(span: TimeRange, contract: Contract, sources: Sequence[Source]) -> TimeRange:
     """What of the wanted span can be asked for: nothing long after the end, nor of REST once the exchange has forgotten it."""
-    ends = min(MAX_TIME, contract.ends + OVER) if contract.listed or "rest" not in sources else contract.last
+    ends = min(MAX_TIME, contract.ends + publication.OVER) if contract.listed or "rest" not in sources else contract.last
     return TimeRange(min(span.start, ends), min(span.end, ends))
 
 
@@ -1047,6 +1055,15 @@ def _gaps(series: Series, holes: Sequence[TimeRange], entries: Sequence[Coverage
     for hole in subtract(holes, _between_lives(holes, entries)):
         yield from (Gap(series, span, "outage") for span in intersection([hole], denied))
         yield from (Gap(series, span, "missing") for span in subtract([hole], denied))
+
+
+def _unfiled(files: Sequence[Stored], ends: int) -> tuple[TimeRange, ...]:
+    """Where the archive has no file of settlements, and REST was not asked, from the first one that is stored to the end."""
+    first = min((file.first for file in files if file.first is not None), default=0)
+    entries = [entry for file in files for entry in file.coverage]
+    silent = (entry.span for entry in entries if entry.source == "archive" and entry.key is None)
+    others = (entry.span for entry in entries if entry.source == "rest" or entry.key is not None)
+    return intersection(subtract(silent, others), [TimeRange(first, max(first, ends))])
 
 
 def _denied(entries: Iterable[Coverage]) -> tuple[TimeRange, ...]:

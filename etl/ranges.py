@@ -124,7 +124,7 @@ class Interval:
         return floor if floor == time else self.next(time)
 
     def answered(self, span: TimeRange) -> TimeRange:
-        """What an answer for `span` tells of: also the time up to the next open, as files of months end in the middle of a week."""
+        """What an answer for `span` tells of: also the time up to the next open, as a file of a month ends within a week."""
         return TimeRange(span.start, self.ceil(span.end))
 
     def opens(self, span: TimeRange) -> Sequence[int]:

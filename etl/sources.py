@@ -25,9 +25,6 @@ log = logging.getLogger("etl")
 Choice = Literal["auto", "rest", "archive"]
 CHOICES: tuple[Choice, ...] = ("auto", "rest", "archive")
 
-# A series is over when the archive, which publishes a month within eight days and each day, has had nothing new for so long.
-OVER = 40 * DAY
-
 
 class Sources:
     """What a run may ask, by the user's `choice`; of each market one conversation, and one archive for all, whose
@@ -194,7 +191,7 @@ class Sources:
         except EtlError as error:
             self._listing_failed(error)
             expected = tuple(publication.expected(series, span, now))
-            found = self._by_name(expected) if alone else ()
+            found = self._by_name(series, expected) if alone else ()
             return (found, True) if found else (() if alone else expected, False)
 
     def lives(self, series: Series, *, begun: int | None = None) -> tuple[TimeRange, ...]:
@@ -230,11 +227,21 @@ class Sources:
         except (NotPublished, BadAnswer):  # reading it tells what is wrong
             return True
 
-    def _by_name(self, files: Sequence[ArchiveFile]) -> tuple[ArchiveFile, ...]:
-        """The files from the first to the last one that is there."""
-        first = next((index for index, file in enumerate(files) if self.archive.published(file)), len(files))
-        last = next((index for index in range(len(files) - 1, first, -1) if self.archive.published(files[index])), first)
+    def _by_name(self, series: Series, files: Sequence[ArchiveFile]) -> tuple[ArchiveFile, ...]:
+        """The files from the first to the last one that is there; also a month whose day beside them is there."""
+        there = self.archive.published
+        first = next((index for index, file in enumerate(files) if there(file)), len(files))
+        last = next((index for index in range(len(files) - 1, first, -1) if there(files[index])), first)
+        while 0 < first < len(files) and self._in_days(series, files[first - 1], files[first - 1].span.end - DAY):
+            first -= 1
+        while last + 1 < len(files) and self._in_days(series, files[last + 1], files[last + 1].span.start):
+            last += 1
         return tuple(files[first : last + 1])
+
+    def _in_days(self, series: Series, month: ArchiveFile, day: int) -> bool:
+        """Whether that day has a file of its own, where the month has none."""
+        days = () if publication.is_daily(month) else publication.daily_files(series, TimeRange(day, day + DAY))
+        return any(map(self.archive.published, days))
 
     def _unlisted(self, series: Series, files: Sequence[ArchiveFile], span: TimeRange, now: int) -> Iterator[ArchiveFile]:
         """Listings can be stale: the next files that should be there, as long as they are."""
@@ -252,8 +259,3 @@ class Sources:
             if not self._warned:
                 log.warning("%s; asking for the archive's files by their names", error)
             self._warned = True
-
-
-def is_over(files: Sequence[ArchiveFile], now: int) -> bool:
-    """Whether the newest of the files says that nothing more will come."""
-    return bool(files) and max(file.span.end for file in files) < now - OVER

@@ -274,7 +274,7 @@ class Worker:
             if behind == (window.span,):
                 return
         if isinstance(error, NotPublished) and window.file is not None and not window.file.listed:
-            if publication.overdue(window.span, now):
+            if publication.overdue(window.file.span, now):
                 groups["archive"].answers.append(Coverage(window.span, "archive", now - now % DAY))
             return
         found.failures.append((window, error))
@@ -457,7 +457,11 @@ def _lacking(job: Job, found: _Found) -> tuple[TimeRange, ...]:
         first, last = int(times[0]), int(times[-1])
         begins = bool(asked) and iso(asked[0].start)[:7] == iso(job.life.start)[:7]
         ends = bool(asked) and asked[-1].end >= job.life.end
-        runs = subtract(runs, [TimeRange(0, first)] * begins + [TimeRange(last, job.life.end)] * ends)
+        edges = [TimeRange(0, first)] * begins + [TimeRange(last, job.life.end)] * ends
+        # A file that is not there says nothing of where the life begins or ends in its month.
+        runs = subtract(
+            runs, intersection(edges, [answer.span for group in found.groups for answer in group.answers if answer.key])
+        )
     return union([*runs, *unread])
 
 

@@ -1104,6 +1104,52 @@ def test_the_archive_alone_is_asked_for_a_late_file_until_it_cannot_come_any_mor
         )
 
 
+def assert_settled(exchange, lake, start, end):
+    """Every settlement with its rate; the archive has no mark prices."""
+    assert [row[:2] for row in stored(lake, RATES)] == [row[:2] for row in truth(exchange, RATES, start, end)]
+
+
+def test_settlements_that_only_rest_has_are_lost_where_it_refuses(world, tmp_path):
+    """As bars are: the archive lacks a month of which REST, which refuses this host, might have the settlements."""
+    lake, wanted = tmp_path / "lake", select("funding", "BTCUSDT", "1h", "2025-09-01", "2026-02-01")
+    november = {"defect": "never", "key": "monthly/.*BTCUSDT-fundingRate-2025-11"}
+    with serve(world, november, rules=[BLOCKED]) as exchange:
+        outcome = run(exchange, lake, wanted)
+        assert outcome.exit_code == 3
+        assert [(gap.span, gap.verdict) for gap in outcome.gaps] == [
+            (TimeRange(parse_time("2025-11-01"), parse_time("2025-12-01")), "missing")
+        ]
+        change(exchange, november)
+        assert in_order(run(exchange, lake, wanted)).gaps == []
+        assert_settled(exchange, lake, parse_time("2025-09-01"), parse_time("2026-02-01"))
+
+
+FEBRUARY = parse_time("2026-02-15T12:00:30")
+LATE_JANUARY = {"defect": "never", "key": "monthly/.*BTCUSDT-(fundingRate|1w|1mo)-2026-01"}
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_a_month_that_comes_late_is_no_end_of_a_life(world, tmp_path, source):
+    """Where a series has no files of days, its newest one is a month and more old before the next can be there."""
+    lake, wanted = tmp_path / "lake", select("funding klines", "BTCUSDT", "1w", "2025-11-03")
+    with serve(world, LATE_JANUARY, rules=[BLOCKED], now=FEBRUARY) as exchange:
+        outcome = run(exchange, lake, wanted, source=source)
+        assert outcome.exit_code == (3 if source == "auto" else 0)
+        assert {gap.series.dataset for gap in outcome.gaps} == {"funding", "klines"}
+        if source == "auto":
+            assert {verdict for (verdict,) in told(lake, "day >= '2026-02-02'", "verdict")} == {"lost"}
+        for row in status(Store.open(lake, network="mainnet", layout="year"), FEBRUARY):
+            assert row["lag_s"] > 40 * DAY // 1000
+        assert symbols_of(lake, "BTCUSDT")[0]["last_time"] is None
+        with connect(lake) as connection:
+            assert connection.sql("SELECT symbol FROM universe('2026-02-10')").fetchall() == [("BTCUSDT",)]
+        change(exchange, LATE_JANUARY)
+        in_order(update(exchange, lake))
+        assert_settled(exchange, lake, parse_time("2025-11-03"), FEBRUARY)
+        weeks = Series("um", "klines", "BTCUSDT", "1w")
+        assert stored(lake, weeks) == truth(exchange, weeks, parse_time("2025-11-03"), parse_time("2026-02-09"))
+
+
 # ---- 8. listings that are stale, or fail
 
 LISTINGS = {
@@ -1168,6 +1214,21 @@ def test_a_named_symbol_needs_no_listing(world, tmp_path, how, source, symbol, i
         before = partitions(lake)
         again = in_order(run(exchange, lake, select("klines", symbol, interval, start, end), source=source))
         assert (again.rows_written, partitions(lake)) == (0, before)
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize(
+    ("months", "start", "end"),
+    [("0[45]", "2022-04-01", "2022-08-01"), ("0[67]", "2022-04-01", "2022-08-01"), ("1[01]", "2022-07-01", None)],
+)
+def test_days_of_a_month_without_a_file_are_found_by_name(world, tmp_path, source, months, start, end):
+    """At the edges, too, of a symbol that only the archive knows: else they would seem to lie outside of its life."""
+    lake, series = tmp_path / "lake", Series("um", "klines", "SRMUSDT", "1h")
+    with serve(world, {"defect": "never", "key": f"monthly/.*SRM.*2022-{months}"}, rules=LISTINGS["503"][1]) as exchange:
+        assert in_order(run(exchange, lake, select("klines", "SRMUSDT", "1h", start, end), source=source)).gaps == []
+        assert_true(exchange, lake, series, start, end or NOW)
+        last = symbols_of(lake, "SRMUSDT")[0]["last_time"]
+        assert (last and iso(last)[:10]) == (None if end else "2022-11-28")
 
 
 def test_the_end_of_what_is_asked_for_by_name_is_no_end_of_a_life(world, tmp_path):

@@ -405,3 +405,12 @@ def test_the_command(exchange, lake):
     assert etl("verify").returncode == 0
     assert etl("repair").returncode == 0
     assert etl("repair", "candles").returncode == 2
+
+
+def test_a_series_whose_first_run_was_killed_is_fetched(exchange, lake):
+    series = Series("um", "klines", "BTCUSDT", "1d")
+    Store(lake, "year").want({series: START})
+    outcome = repair(settings(exchange, lake), lambda _: True)
+    assert (outcome.exit_code, outcome.left) == (0, [])
+    assert stored(lake, series) == truth(exchange, series, START, parse_time("2026-03-01"))
+    assert not (lake / "wanted.json").exists()
