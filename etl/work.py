@@ -407,6 +407,7 @@ def _with(
     spans = subtract(spans, early)
     absent = (*early, *_nothing(series, merged.rows, spans))
     rows = normalize.within(series, one.rows, partition.period)
+    has = subtract(spans, _nothing(series, rows, spans))
     if one.source == "archive":  # a row of REST stands
         rows = normalize.outside(series, rows, coverage.owned(entries, "rest", absent))
     more = normalize.merge(series, merged.rows, rows)
@@ -417,8 +418,8 @@ def _with(
     still = (*early, *_nothing(series, more.rows, spans))
     gave = [*subtract(absent, still), *_moments(series, more.changed)]
     if series.interval is None and one.source == "rest":  # also where they only replaced rows of the archive
-        gave = [*subtract(spans, _nothing(series, rows, spans))]
-    entries = coverage.after(entries, coverage.joined(answers), gave=gave, still=still)
+        gave = [*has]
+    entries = coverage.after(entries, coverage.joined(answers), gave=gave, has=has, still=still)
     return normalize.Merged(more.rows, merged.new + more.new, (*merged.changed, *more.changed)), entries
 
 
@@ -487,8 +488,8 @@ def _changes(series: Series, merged: normalize.Merged) -> list[Finding]:
 
 
 def _republications(series: Series, before: Sequence[Coverage], entries: Sequence[Coverage]) -> list[Finding]:
-    known = {entry.key: entry.sha256 for entry in before if entry.key}
-    new = {entry.key: entry for entry in entries if entry.key in known and entry.sha256 != known[entry.key]}
+    known = {key: [entry.latest for entry in some] for key, some in coverage.by_file(before).items()}
+    new = {entry.key: entry for entry in entries if entry.key in known and entry.latest not in known[entry.key]}
     return [
         Finding(
             series,
@@ -496,7 +497,7 @@ def _republications(series: Series, before: Sequence[Coverage], entries: Sequenc
             "warning",
             entry.span,
             1,
-            f"{key} was published again: its SHA-256 was {known[key]} and is {entry.sha256}",
+            f"{key} was published again: its SHA-256 was {known[key][-1]} and is {entry.latest}",
         )
         for key, entry in sorted(new.items())
     ]
