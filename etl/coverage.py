@@ -7,7 +7,7 @@ side. So the ledger can say whose a row is, and of an absent bar who was asked f
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from .model import Coverage, Source
@@ -33,13 +33,13 @@ def after(
     answers: Sequence[Coverage],
     *,
     gave: Sequence[TimeRange] = (),
-    has: Sequence[TimeRange] = (),
+    has: Mapping[str | None, Sequence[TimeRange]],
     still: Sequence[TimeRange] = (),
 ) -> tuple[Coverage, ...]:
     """The entries when the `answers`, all of one source, have come too.
 
-    `gave` is where the rows are those of the answers now, `has` where the answers have rows, stored or not, `still` where there
-    are none yet.
+    `gave` is where the rows are those of the answers now, `still` where there are none yet, `has` where the answers have rows,
+    whether or not these stand, by the key of their file.
     """
     for answer in answers:
         entries = _with(entries, answer, gave, has, still)
@@ -50,12 +50,13 @@ def _with(
     entries: Sequence[Coverage],
     answer: Coverage,
     gave: Sequence[TimeRange],
-    has: Sequence[TimeRange],
+    has: Mapping[str | None, Sequence[TimeRange]],
     still: Sequence[TimeRange],
 ) -> list[Coverage]:
     # Rows that their own file has lost are those of whoever has them.
-    lost = intersection(has, (entry.span for entry in entries if entry.later))
-    gave, lacks = intersection([*gave, *lost], [answer.span]), subtract([answer.span], [*has, *still])
+    lost = (entry.span for entry in entries if entry.later)
+    rows = intersection(has.get(answer.key, ()), [answer.span])
+    gave, lacks = intersection([*gave, *lost], rows), subtract([answer.span], [*rows, *still])
     entries = [piece for entry in entries for piece in _republished(entry, answer, lacks)]
     far = [entry for entry in entries if not entry.span.intersect(answer.span)]
     near = [entry for entry in entries if entry.span.intersect(answer.span)]

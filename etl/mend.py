@@ -30,6 +30,8 @@ class Fresh:
     source: Source
     answers: Sequence[Coverage]
     rows: pa.Table
+    has: Mapping[str | None, Sequence[TimeRange]] = field(default_factory=dict)
+    """Where each file of the archive has rows, by its key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1363,6 +1363,21 @@ def test_a_file_is_published_again_and_again(world, tmp_path):
         assert known[4] == known[0]
 
 
+def test_of_two_files_that_are_read_together_each_is_named_for_its_own_rows(world, tmp_path):
+    """A month and a day in it were published again, and the month lacks what the day has."""
+    lake, daily = tmp_path / "lake", FILE.replace("monthly", "daily").replace("2026-01", "2026-01-17")
+    hours = {"defect": "missing_rows", "key": "monthly/.*-1h-2026-01", "start": "2026-01-17T03:00", "end": "2026-01-17T05:00"}
+    with serve(world, hours) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        assert of_days(lake, 16, 17, 18) == [(FILE, digest(exchange, FILE))] * 3
+        change(exchange, without(17), {"defect": "republished", "key": "daily/.*-1h-2026-01-17", "at": "2026-03-01"})
+        in_order(update(exchange, lake, source="archive"))
+        new = digest(exchange, FILE)
+        assert of_days(lake, 16, 17, 18) == [(FILE, new), (daily, digest(exchange, daily)), (FILE, new)]
+        assert_quiet(exchange, lake, "archive")
+        assert compared(exchange, lake).sound
+
+
 def test_what_was_not_read_of_a_new_publication_is_not_of_it(world, tmp_path):
     """The beginning of a month is asked for when its file is another one than brought the end; the next update reads all."""
     lake, again = tmp_path / "lake", {"defect": "republished", "key": "monthly/.*-1h-2026-01", "at": "2026-03-01"}
