@@ -154,6 +154,13 @@ class Coverage:
     etag: str | None = None
     former: tuple[str, ...] = ()
     """Digests of earlier publications of the file that were read, oldest first."""
+    later: tuple[str, ...] = ()
+    """Digests of later ones that were read and lack these rows, oldest first."""
+
+    @property
+    def latest(self) -> str | None:
+        """The digest of the publication that was read last."""
+        return self.later[-1] if self.later else self.sha256
 
 
 @dataclass(frozen=True, slots=True, order=True)

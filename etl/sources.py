@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from threading import Lock
 from typing import Literal
 
-from . import publication, registry
+from . import coverage, publication, registry
 from .config import Settings
 from .errors import BadAnswer, Cancelled, EtlError, NotPublished, Refused, UsageError
 from .extract.archive import ArchiveSource
@@ -208,22 +208,23 @@ class Sources:
 
     def republished(self, series: Series, entries: Sequence[Coverage]) -> tuple[ArchiveFile, ...]:
         """The files behind the entries whose version in the archive is another one by now; none where no listing answers."""
-        read = {entry.key: entry for entry in entries}
+        read = coverage.by_file(entries)
         days = [entry.span for entry in entries if entry.key and "/daily/" in entry.key]
         try:
             listed = [*self.archive.monthly(series)] if len(days) < len(entries) else []
             if days:
                 listed += self.archive.daily(series, TimeRange(min(d.start for d in days), max(d.end for d in days)))
-            again = [file for file in listed if file.key in read and file.etag != read[file.key].etag]
+            again = [file for file in listed if any(entry.etag != file.etag for entry in read.get(file.key, ()))]
             return tuple(file for file in again if self._differs(file, read[file.key]))
         except EtlError as error:
             self._listing_failed(error)
             return ()
 
-    def _differs(self, file: ArchiveFile, read: Coverage) -> bool:
+    def _differs(self, file: ArchiveFile, read: Sequence[Coverage]) -> bool:
         """Whether the file is another one than was read: a host may name no versions, or others than its listing."""
         try:
-            return self.archive.digest(file) != read.sha256
+            digest = self.archive.digest(file)
+            return any(entry.latest != digest for entry in read)
         except (NotPublished, BadAnswer):  # reading it tells what is wrong
             return True
 

@@ -84,6 +84,8 @@ class _Group:
     source: Source
     answers: list[Coverage] = field(default_factory=list)
     tables: dict[Series, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
+    has: dict[str | None, list[TimeRange]] = field(default_factory=lambda: defaultdict(list))
+    """Where each file has such rows, by its key."""
 
 
 class _Answer(NamedTuple):
@@ -230,9 +232,11 @@ class Worker:
                 found.findings += findings
                 found.filled += filled
                 for series, some in tables.items():
-                    group.tables[series] += (
-                        some if lacking is None else [normalize.inside(series, one, lacking) for one in some]
-                    )
+                    came = some if lacking is None else [normalize.inside(series, one, lacking) for one in some]
+                    group.tables[series] += came
+                    if answer.key:
+                        bare = _nothing(series, normalize.moments(series, came), [window.span])
+                        group.has[answer.key] += subtract([window.span], bare)
                 self.answered(window.rows)
         finally:
             for future in futures:
@@ -291,7 +295,7 @@ class Worker:
                 for group in found.groups:
                     rows, answers, conflict = self._rows(series, group)
                     errors += [(series, conflict)] if conflict else []
-                    fresh.append(Fresh(group.source, answers, rows))
+                    fresh.append(Fresh(group.source, answers, rows, group.has))
                 if not (errors or found.failures or any(len(one.rows) for one in fresh)):
                     self._doubt(job)
                 failed = (window.span for window, _ in found.failures)
@@ -407,8 +411,8 @@ def _with(
     # Before the file's period lies only what was answered with nothing.
     early = intersection(spans, [TimeRange(since, partition.period.start)]) if since < partition.period.start else ()
     spans = subtract(spans, early)
-    absent = (*early, *_nothing(series, merged.rows, spans))
-    rows = normalize.within(series, one.rows, partition.period)
+    absent = (*early, *_nothing(series, times_of(series.dataset, merged.rows), spans))
+    rows, has = normalize.within(series, one.rows, partition.period), one.has
     if one.source == "archive":  # a row of REST stands
         rows = normalize.outside(series, rows, coverage.owned(entries, "rest", absent))
     more = normalize.merge(series, merged.rows, rows)
@@ -416,17 +420,17 @@ def _with(
     if one.source == "rest":
         young = quality.too_young(series, times, spans, now)
         answers = [replace(answer, span=span) for answer in answers for span in subtract([answer.span], young)]
-    still = (*early, *_nothing(series, more.rows, spans))
+        has = {None: subtract(spans, _nothing(series, times_of(series.dataset, rows), spans))}
+    still = (*early, *_nothing(series, times, spans))
     gave = [*subtract(absent, still), *_moments(series, more.changed)]
     if series.interval is None and one.source == "rest":  # also where they only replaced rows of the archive
-        gave = [*subtract(spans, _nothing(series, rows, spans))]
-    entries = coverage.after(entries, coverage.joined(answers), gave=gave, still=still)
+        gave = [*has[None]]
+    entries = coverage.after(entries, coverage.joined(answers), gave=gave, has=has, still=still)
     return normalize.Merged(more.rows, merged.new + more.new, (*merged.changed, *more.changed)), entries
 
 
-def _nothing(series: Series, rows: pa.Table, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
-    """Where in `spans` there are no rows, though there could be."""
-    times = times_of(series.dataset, rows)
+def _nothing(series: Series, times: Times, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
+    """Where in `spans` there are no rows, though there could be, given the sorted `times` of all."""
     return quality.absent(series, times, spans) if series.interval else quality.unsettled(times, spans)
 
 
@@ -493,8 +497,8 @@ def _changes(series: Series, merged: normalize.Merged) -> list[Finding]:
 
 
 def _republications(series: Series, before: Sequence[Coverage], entries: Sequence[Coverage]) -> list[Finding]:
-    known = {entry.key: entry.sha256 for entry in before if entry.key}
-    new = {entry.key: entry for entry in entries if entry.key in known and entry.sha256 != known[entry.key]}
+    known = {key: [entry.latest for entry in some] for key, some in coverage.by_file(before).items()}
+    new = {entry.key: entry for entry in entries if entry.key in known and entry.latest not in known[entry.key]}
     return [
         Finding(
             series,
@@ -502,7 +506,7 @@ def _republications(series: Series, before: Sequence[Coverage], entries: Sequenc
             "warning",
             entry.span,
             1,
-            f"{key} was published again: its SHA-256 was {known[key]} and is {entry.sha256}",
+            f"{key} was published again: its SHA-256 was {known[key][-1]} and is {entry.latest}",
         )
         for key, entry in sorted(new.items())
     ]

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from etl import publication, report, verify
+from etl import publication, repair, report, verify
 from etl.errors import Cancelled, Refused, UsageError
 from etl.lake.query import connect
 from etl.lake.store import Store
@@ -1375,6 +1375,20 @@ def test_settlements_that_were_published_again(world, tmp_path):
         assert rows[0][1] in {0.00010001, 0.00010002}
 
 
+def test_settlements_that_their_file_lost_are_named_with_the_former_one(world, tmp_path):
+    lake, key = tmp_path / "lake", "data/futures/um/monthly/fundingRate/BTCUSDT/BTCUSDT-fundingRate-2026-01.zip"
+    with serve(world) as exchange:
+        in_order(run(exchange, lake, select("funding", "BTCUSDT", start="2025-12-01", end="2026-02-01"), source="archive"))
+        old, rows = digest(exchange, key), stored(lake, RATES)
+        change(exchange, {"defect": "missing_day", "key": "fundingRate-2026-01", "day": "2026-01-17"})
+        new = digest(exchange, key)
+        in_order(update(exchange, lake, source="archive"))
+        assert stored(lake, RATES)[: len(rows)] == rows
+        assert of_days(lake, 15, 17, 19) == [(key, new), (key, old), (key, new)]
+        assert_quiet(exchange, lake, "archive")
+        assert compared(exchange, lake).sound
+
+
 def test_a_row_of_rest_survives_a_new_publication(world, tmp_path):
     """REST's rows of a look-back stand: the archive takes back its own rows only."""
     lake, series = tmp_path / "lake", Series("um", "klines", "BTCUSDT", "5m")
@@ -1391,6 +1405,159 @@ def test_a_row_of_rest_survives_a_new_publication(world, tmp_path):
         change(exchange, again)
         in_order(update(exchange, lake, lookback=HOUR))
         assert {row[0]: row for row in stored(lake, series)}[at] == revised
+
+
+FILE = "data/futures/um/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2026-01.zip"
+OF_DAYS = {"defect": "never", "key": "daily/.*-1h-2026-01"}
+
+
+def without(day):
+    """The month's file, published again without that day of January."""
+    return {"defect": "missing_day", "key": "monthly/.*-1h-2026-01", "day": f"2026-01-{day}"}
+
+
+def of_days(lake, *days):
+    """Whose file, and of which digest, the ledger names for those days of January."""
+    where = ", ".join(f"'2026-01-{day}'" for day in days)
+    return told(lake, f"day IN ({where})", "source_url, sha256")
+
+
+def assert_quiet(exchange, lake, source):
+    """Another update asks for no file, says nothing and changes nothing."""
+    before = partitions(lake)
+    exchange.reset()
+    outcome = in_order(update(exchange, lake, source=source))
+    assert (outcome.findings, zips(exchange), partitions(lake)) == ([], [], before)
+
+
+@pytest.mark.parametrize(
+    ("source", "never", "whose"), [("archive", True, "former"), ("archive", False, "daily"), ("auto", True, "rest")]
+)
+def test_the_ledger_names_whoever_has_the_rows_that_a_file_lost(world, tmp_path, source, never, whose):
+    lake, days = tmp_path / "lake", [OF_DAYS] * never
+    with serve(world, *days) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source=source))
+        old, rows = digest(exchange, FILE), stored(lake, HOURS)
+        change(exchange, *days, without(17))
+        new = digest(exchange, FILE)
+        assert old != new
+        outcome = in_order(update(exchange, lake, source=source))
+        (said,) = [finding for finding in outcome.findings if finding.check == "republished"]
+        assert f"its SHA-256 was {old} and is {new}" in said.message
+        assert stored(lake, HOURS)[: len(rows)] == rows
+        daily = FILE.replace("monthly", "daily").replace("2026-01", "2026-01-17")
+        owner = {
+            "former": (FILE, old),
+            "daily": (daily, None if never else digest(exchange, daily)),
+            "rest": ("/fapi/v1/klines", None),
+        }[whose]
+        assert of_days(lake, 16, 17, 18) == [(FILE, new), owner, (FILE, new)]
+        assert_quiet(exchange, lake, source)
+        found = compared(exchange, lake)
+        assert found.sound
+        named = [finding for finding in found.findings if finding.check == "republished"]
+        day = TimeRange(parse_time("2026-01-17"), parse_time("2026-01-18"))
+        assert [(finding.severity, finding.span) for finding in named] == [("warning", day)] * (whose == "former")
+        assert all(old in finding.message and new in finding.message for finding in named)
+        assert [finding.count for finding in found.findings if finding.check == "extra"] == [24]
+        repaired = repair.repair(settings(exchange, lake), lambda _: True, against="archive", stop=Hasty())
+        assert (repaired.exit_code, zips(exchange).count(daily)) == (0, 0)
+        assert of_days(lake, 16, 17, 18) == [(FILE, new), owner, (FILE, new)]
+
+
+def test_a_day_of_its_own_file_stays_so_when_the_month_brings_it(world, tmp_path):
+    """The month's new file has the day that its old one lacked, and lacks another one."""
+    lake, daily = tmp_path / "lake", FILE.replace("monthly", "daily").replace("2026-01", "2026-01-17")
+    with serve(world, without(17)) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        old, of_day, rows = digest(exchange, FILE), digest(exchange, daily), stored(lake, HOURS)
+        assert of_days(lake, 16, 17, 18) == [(FILE, old), (daily, of_day), (FILE, old)]
+        change(exchange, OF_DAYS, without(20))
+        new = digest(exchange, FILE)
+        in_order(update(exchange, lake, source="archive"))
+        assert stored(lake, HOURS)[: len(rows)] == rows
+        assert of_days(lake, 16, 17, 18, 20, 21) == [
+            (FILE, new),
+            (daily, of_day),
+            (FILE, new),
+            (FILE, old),
+            (FILE, new),
+        ]
+        assert_quiet(exchange, lake, "archive")
+        assert compared(exchange, lake).sound
+
+
+def test_a_file_is_published_again_and_again(world, tmp_path):
+    """Each time it lacks other days; once it is as it was at first."""
+    lake = tmp_path / "lake"
+    with serve(world, OF_DAYS) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        rows, known = stored(lake, HOURS), [digest(exchange, FILE)]
+        # What it lacks, and which publication was the last one with the 16th, the 17th and the 18th.
+        for lacks, last in [([17], [1, 0, 1]), ([17, 18], [2, 0, 1]), ([18], [3, 3, 1]), ([], [4, 4, 4]), ([17], [5, 4, 5])]:
+            change(exchange, OF_DAYS, *map(without, lacks))
+            known.append(digest(exchange, FILE))
+            outcome = in_order(update(exchange, lake, source="archive"))
+            said = [finding.message for finding in outcome.findings if finding.check == "republished"]
+            assert [f"was {known[-2]} and is {known[-1]}" in message for message in said] == [True]
+            assert of_days(lake, 16, 17, 18) == [(FILE, known[which]) for which in last]
+            assert stored(lake, HOURS)[: len(rows)] == rows
+            assert_quiet(exchange, lake, "archive")
+            assert compared(exchange, lake).sound
+        assert known[4] == known[0]
+
+
+def test_of_two_files_that_are_read_together_each_is_named_for_its_own_rows(world, tmp_path):
+    """A month and a day in it were published again, and the month lacks what the day has."""
+    lake, daily = tmp_path / "lake", FILE.replace("monthly", "daily").replace("2026-01", "2026-01-17")
+    hours = {"defect": "missing_rows", "key": "monthly/.*-1h-2026-01", "start": "2026-01-17T03:00", "end": "2026-01-17T05:00"}
+    with serve(world, hours) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        assert of_days(lake, 16, 17, 18) == [(FILE, digest(exchange, FILE))] * 3
+        change(exchange, without(17), {"defect": "republished", "key": "daily/.*-1h-2026-01-17", "at": "2026-03-01"})
+        in_order(update(exchange, lake, source="archive"))
+        new = digest(exchange, FILE)
+        assert of_days(lake, 16, 17, 18) == [(FILE, new), (daily, digest(exchange, daily)), (FILE, new)]
+        assert_quiet(exchange, lake, "archive")
+        assert compared(exchange, lake).sound
+
+
+def test_what_was_not_read_of_a_new_publication_is_not_of_it(world, tmp_path):
+    """The beginning of a month is asked for when its file is another one than brought the end; the next update reads all."""
+    lake, again = tmp_path / "lake", {"defect": "republished", "key": "monthly/.*-1h-2026-01", "at": "2026-03-01"}
+    with serve(world, OF_DAYS) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-01-17", "2026-02-01"), source="archive"))
+        old = digest(exchange, FILE)
+        change(exchange, OF_DAYS, again)
+        new = digest(exchange, FILE)
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        assert of_days(lake, 16, 17) == [(FILE, new), (FILE, old)]
+        assert {finding.check for finding in in_order(update(exchange, lake, source="archive")).findings} == {"changed"}
+        assert of_days(lake, 16, 17) == [(FILE, new), (FILE, new)]
+        assert_quiet(exchange, lake, "archive")
+
+
+def test_a_file_that_was_published_again_is_named_for_its_own_rows_only(world, tmp_path):
+    """Of a day whose first half REST gave, the file with other values and without the next day has what REST has not."""
+    lake = tmp_path / "lake"
+    with serve(world, OF_DAYS) as exchange:
+        of_rest = ("2026-01-16", "2026-01-17T18:00")
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *of_rest), source="rest"))
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        old, rows = digest(exchange, FILE), stored(lake, HOURS)
+        again = {"defect": "republished", "key": "monthly/.*-1h-2026-01", "at": "2026-03-01"}
+        change(exchange, OF_DAYS, without(18), again)
+        new = digest(exchange, FILE)
+        outcome = in_order(update(exchange, lake, source="archive"))
+        (changed,) = [finding for finding in outcome.findings if finding.check == "changed"]
+        apart = [row[0] for row, other in zip(rows, stored(lake, HOURS), strict=False) if row != other]
+        assert list(changed.times) == apart
+        assert not any(parse_time(of_rest[0]) <= time < parse_time(of_rest[1]) for time in apart)
+        assert not any(iso(time).startswith("2026-01-18") for time in apart)
+        page = ("/fapi/v1/klines", None)
+        assert of_days(lake, 15, 16, 17, 18, 19) == [(FILE, new), page, page, (FILE, old), (FILE, new)]
+        assert_quiet(exchange, lake, "archive")
+        assert compared(exchange, lake).sound
 
 
 # ---- 10. the same again

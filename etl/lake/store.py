@@ -480,7 +480,7 @@ def _entry(coverage: Coverage, rest_path: str) -> dict[str, Any]:
         "sha256": coverage.sha256,
         "checked": coverage.checked,
     }
-    more = {"etag": coverage.etag, "former": coverage.former}
+    more = {"etag": coverage.etag, "former": coverage.former, "later": coverage.later}
     return entry | {name: value for name, value in more.items() if value}
 
 
@@ -489,10 +489,10 @@ def _coverage(entry: dict[str, Any]) -> Coverage:
     if source not in SOURCES:
         raise ValueError(f"{source!r} is no source")
     key, sha256, etag = entry["source_url"] if source == "archive" else None, entry["sha256"], entry.get("etag")
-    former = tuple(entry.get("former", ()))
-    if wrong := [text for text in (key, sha256, etag, *former) if not isinstance(text, str | None)]:
+    former, later = (tuple(entry.get(name, ())) for name in ("former", "later"))
+    if wrong := [text for text in (key, sha256, etag, *former, *later) if not isinstance(text, str | None)]:
         raise TypeError(f"{wrong[0]!r} is no text")
-    return Coverage(_span(entry["start"], entry["end"]), source, _time(entry["checked"]), key, sha256, etag, former)
+    return Coverage(_span(entry["start"], entry["end"]), source, _time(entry["checked"]), key, sha256, etag, former, later)
 
 
 def _span(start: object, end: object) -> TimeRange:
