@@ -145,10 +145,8 @@ def closed_end(interval_name: str | None, now: int) -> int:
 def wanted(series: Series, start: int, end: int, now: int) -> TimeRange:
     """The part of [start, end) that is closed at `now`, on the grid of the series."""
     end = min(end, closed_end(series.interval, now))
-    if series.interval is not None:
-        interval = registry.interval(series.interval)
-        start, end = interval.ceil(start), interval.ceil(end)
-    return TimeRange(min(start, end), end)
+    span = TimeRange(min(start, end), end)
+    return _grid(series).on_grid(span) if series.interval else span
 
 
 def page_tier(endpoint: Endpoint, counts: Sequence[int], minute_weight: float) -> PageTier:

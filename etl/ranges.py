@@ -123,9 +123,9 @@ class Interval:
         floor = self.floor(time)
         return floor if floor == time else self.next(time)
 
-    def answered(self, span: TimeRange) -> TimeRange:
-        """What an answer for `span` tells of: also the time up to the next open, as a file of a month ends within a week."""
-        return TimeRange(span.start, self.ceil(span.end))
+    def on_grid(self, span: TimeRange) -> TimeRange:
+        """The span from open to open that holds the same opens."""
+        return TimeRange(self.ceil(span.start), self.ceil(span.end))
 
     def opens(self, span: TimeRange) -> Sequence[int]:
         """Every open in `span`, ascending."""

@@ -382,14 +382,14 @@ def _zipped(stored: Stored) -> list[TimeRange]:
     """The days and months of which the archive's file was read, and not only in part."""
     series = stored.partition.series
     read = [entry for entry in stored.coverage if entry.sha256]
-    grid = registry.interval(series.interval) if series.interval else None
+    on_grid = registry.interval(series.interval).on_grid if series.interval else lambda span: span
     whole = {
-        (grid.answered(file.span).intersect(stored.partition.period) if grid else file.span, file.key)
+        (on_grid(file.span), file.key)
         for entry in read
         for kind in get_args(publication.Kind)
         for file in [publication.file_of(series, kind, entry.span.start)]
     }
-    return [entry.span for entry in read if (entry.span, entry.key) in whole]
+    return [entry.span for entry in read if (on_grid(entry.span), entry.key) in whole]
 
 
 def _of_absent_files(

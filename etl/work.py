@@ -235,8 +235,8 @@ class Worker:
                     came = some if lacking is None else [normalize.inside(series, one, lacking) for one in some]
                     group.tables[series] += came
                     if answer.key:
-                        bare = _nothing(series, normalize.moments(series, came), [window.span])
-                        group.has[answer.key] += subtract([window.span], bare)
+                        bare = _nothing(series, normalize.moments(series, came), [answer.span])
+                        group.has[answer.key] += subtract([answer.span], bare)
                 self.answered(window.rows)
         finally:
             for future in futures:
@@ -247,8 +247,11 @@ class Worker:
         first = job.series[0]
         now = self.now(first.market)
         today = now - now % DAY
+        interval = registry.interval(first.interval) if first.interval else None
+        # A file of a month ends within a week: what follows up to the next open is told, too.
+        span = TimeRange(window.span.start, interval.ceil(window.span.end)) if interval else window.span
         if window.file is None:
-            return _Answer(Coverage(window.span, "rest", today), self.rest.answer(job.series, window))
+            return _Answer(Coverage(span, "rest", today), self.rest.answer(job.series, window))
         zipped = self.archive.fetch(first, window.file)
         listing = self.listing(first)
         rows, findings, outside = quality.admissible(
@@ -262,7 +265,7 @@ class Worker:
         )
         # The listing's version, where it has named one: it is what later listings are compared with.
         version = window.file.etag or zipped.etag
-        answer = Coverage(window.span, "archive", today, window.file.key, zipped.sha256, version)
+        answer = Coverage(span, "archive", today, window.file.key, zipped.sha256, version)
         return _Answer(answer, {first: [normalize.inside(first, rows, [window.span])]}, findings, outside)
 
     def _failed(self, job: Job, window: Window, error: EtlError, groups: dict[Source, _Group], found: _Found) -> None:
@@ -402,9 +405,7 @@ def _with(
 ) -> tuple[normalize.Merged, Sequence[Coverage]]:
     """The rows and entries of a file when one source's answers have come, too."""
     series, place = partition.series, TimeRange(since, partition.period.end)
-    grid = registry.interval(series.interval) if series.interval else None
-    told = ((answer, grid.answered(answer.span) if grid else answer.span) for answer in one.answers)
-    answers = [replace(answer, span=span) for answer, whole in told for span in intersection([whole], [place])]
+    answers = [replace(answer, span=span) for answer in one.answers for span in intersection([answer.span], [place])]
     if not answers:
         return merged, entries
     spans = union(answer.span for answer in answers)

@@ -26,7 +26,7 @@ from etl.sim.faults import Faults
 from etl.sim.market import GeneratedWorld
 from etl.sim.server import Simulator
 
-from .exchange import StopAfter, pages, partitions, settings, stored, truth
+from .exchange import StopAfter, nobody, pages, partitions, settings, stored, truth
 
 # A Sunday: the month of February is published on Monday, its days are all there.
 NOW = parse_time("2026-03-01T12:00:30")
@@ -513,7 +513,10 @@ def test_a_re_used_ticker_has_two_lives(exchange, tmp_path, source):
     outcome = in_order(run(exchange, lake, select("klines funding", "LUNAUSDT", "1h", None, "2023-01-01"), source=source))
     # The archive alone cannot prove that nothing was there.
     apart = TimeRange(parse_time("2022-05-13T01:00"), parse_time("2022-09-10T10:00"))
-    assert [(gap.span, gap.verdict) for gap in outcome.gaps] == ([] if source == "auto" else [(apart, "missing")])
+    unfiled = TimeRange(parse_time("2022-06-01"), parse_time("2022-09-01"))
+    unproven = [("funding", unfiled, "missing"), ("klines", apart, "missing")]
+    told_gaps = [(gap.series.dataset, gap.span, gap.verdict) for gap in outcome.gaps]
+    assert told_gaps == ([] if source == "auto" else unproven)
     assert_true(exchange, lake, bars, "2021-01-01", "2023-01-01")
     settled = truth(exchange, rates, 0, parse_time("2023-01-01"))
     first = [row for row in settled if row[0] < parse_time("2022-06-01")]
@@ -1190,6 +1193,14 @@ def test_the_archive_alone_without_a_listing(world, tmp_path, how):
         lost = sum((gap.span.end - gap.span.start) // HOUR for gap in outcome.gaps)
         assert len(stored(lake, HOURS)) + lost == len(expected)
         assert outcome.exit_code == (3 if lost else 0)
+
+
+def test_where_the_listing_cannot_be_reached_a_file_tells_the_time(exchange, tmp_path):
+    lake = tmp_path / "lake"
+    with nobody() as address:
+        wanted = select("klines", "BTCUSDT", "1h", "2025-11-10", "2026-02-12")
+        in_order(run(exchange, lake, wanted, source="archive", archive_index_url=address))
+    assert_true(exchange, lake, HOURS, "2025-11-10", "2026-02-12")
 
 
 @pytest.mark.parametrize("how", ["503", "html"])
