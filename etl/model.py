@@ -49,6 +49,11 @@ class Endpoint:
         """The largest page."""
         return self.tiers[-1].limit
 
+    @property
+    def thriftiest(self) -> PageTier:
+        """The page size with the most rows for its weight."""
+        return max(self.tiers, key=lambda tier: tier.limit / tier.weight)
+
     def weight(self, limit: int) -> int:
         """What a page of `limit` rows costs; it is charged by what is asked, not by what comes back."""
         return next(tier.weight for tier in self.tiers if limit <= tier.limit)

@@ -37,7 +37,7 @@ from .errors import (
 )
 from .extract.http import Http
 from .lake import snapshots, views
-from .lake.files import listed, looking_at, quarantined, replace_file
+from .lake.files import check_file, listed, looking_at, quarantined, replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
 from .mend import Wrong
@@ -907,6 +907,7 @@ class Pipeline:
 
 def _records(store: Store, path: Path) -> bytes:
     """The whole lines of the file; where one is torn, as after a crash of the disk, the file as it was is set aside."""
+    check_file(path)
     with looking_at(path):
         before = path.read_bytes() if path.exists() else b""
     lines = [line for line in before.split(b"\n") if line]
@@ -984,9 +985,9 @@ def _step(series: Series) -> int:
     return registry.interval(series.interval or "1d").typical_step
 
 
-def _strays(store: Store, chosen: Callable[[Series], bool]) -> list[tuple[Series, EtlError]]:
+def _strays(store: Store, chosen: Callable[[Series], bool], *, beside: bool = False) -> list[tuple[Series, EtlError]]:
     """What of the chosen is no series of the lake, although the views show it: nobody can bring that up to date."""
-    return [(series, error) for series, error in store.strays() if chosen(series)]
+    return [(series, error) for series, error in store.strays(beside=beside) if chosen(series)]
 
 
 def _wanted_since(store: Store, series: Series) -> int:
@@ -1143,7 +1144,10 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
             row["expected"] = sum(interval.count(span) for span in spans)
             row["missing"] = row["expected"] - row["rows"]
         row["lag_s"] = max(0, until - following) // 1000
-    rows += [{**series.as_dict(), **dict.fromkeys(STATUS), "error": str(error)} for series, error in _strays(store, chosen)]
+    rows += [
+        {**series.as_dict(), **dict.fromkeys(STATUS), "error": str(error)}
+        for series, error in _strays(store, chosen, beside=True)
+    ]
     return rows
 
 

@@ -67,11 +67,15 @@ class Sources:
             conversation.close()
 
     def conversation(self, market: str) -> Conversation:
-        """The one conversation with a market; markets of one pool, and all processes of this host, share a budget."""
+        """The one conversation with a market; markets of one pool, and all processes of this host, share a budget.
+
+        UsageError where the user's share of it can never pay what a run needs.
+        """
         with self._lock:
             if market not in self._conversations:
                 declared, url = registry.market(market), getattr(self._settings, f"{market}_url")
                 budget, funding = self._pools.weight(declared, url), self._pools.funding(declared, url)
+                budget.require(registry.heaviest(declared))
                 self._conversations[market] = Conversation(
                     declared, url, stop=self._stop, http=self._http, budget=budget, funding=funding
                 )
@@ -125,7 +129,10 @@ class Sources:
         """The symbol rules, asked once a run; no symbols where REST may not be asked."""
         if market not in self._infos and self.asks_rest(market):
             try:
-                self._infos[market] = self.conversation(market).exchange_info()
+                info = self.conversation(market).exchange_info()
+                declared = registry.market(market)  # the limit that the rules tell may be another one than was known
+                self._pools.weight(declared, getattr(self._settings, f"{market}_url")).require(registry.heaviest(declared))
+                self._infos[market] = info
             except Refused as error:
                 self.refused(market, error)
         return self._infos.get(market) or ExchangeInfo(self.now(market), None, ())

@@ -64,7 +64,7 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
     lives = {market: _lives(store, market) for market in registry.MARKETS}
     every = [series for series in store.series() if chosen(series)]
     units: dict[tuple[str, str, str, str], list[tuple[Series, Path]]] = defaultdict(list)
-    unreadable = [(series, error) for series, error in store.strays() if chosen(series)]
+    unreadable = [(series, error) for series, error in store.strays(beside=True) if chosen(series)]
     readable: list[Series] = []
     for series in sorted(every, key=_step):
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -14,7 +16,7 @@ from .. import registry
 from ..errors import LakeError, UsageError
 from ..model import Column, Dataset
 from ..ranges import DAY, MAX_TIME
-from .files import cure, looking_at, replace_file
+from .files import check_file, cure, looking_at, replace_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -131,7 +133,7 @@ def write_catalog(lake: Path, home: Path | None = None) -> bool:
     kept, catalog = lake / "catalog.sql", lake / "catalog.duckdb"
     text = catalog_sql(lake, home)
     with looking_at(kept):
-        if catalog.exists() and kept.exists() and kept.read_bytes() == text.encode():
+        if catalog.is_file() and kept.is_file() and kept.read_bytes() == text.encode():
             return False
     replace_file(lake, catalog, _database(text, lake.resolve()))
     replace_file(lake, kept, text.encode())
@@ -143,7 +145,10 @@ def unusable_catalog(lake: Path) -> dict[str, str]:
     found = {}
     for name in CATALOG:
         try:
+            check_file(lake / name)
             content = (lake / name).read_bytes()
+        except LakeError:
+            found[name] = "is no regular file"
         except FileNotFoundError:
             found[name] = "is gone"
         except OSError as error:
@@ -155,14 +160,33 @@ def unusable_catalog(lake: Path) -> dict[str, str]:
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, text: str, lake: Path) -> None:
-    """Run the text of `catalog_sql` of that lake; LakeError if the file that shows a view its columns cannot be read."""
+    """Run the text of `catalog_sql` of that lake; LakeError if the file that shows a view its columns cannot be read, and if
+    any that it reads is none: DuckDB leaves out a pipe without a word.
+    """
     import duckdb  # noqa: PLC0415 - 80 ms that a run whose catalog stands need not pay
 
+    for view in VIEWS:
+        if view != "ledger":
+            _check_files(lake, _files_of(view).split("/"))
     try:
         connection.execute(text)
     except duckdb.Error as error:
         helps = cure(lake, "move the broken file away, a backfill fetches it anew")
         raise LakeError(f"the views cannot be made: {error}; {helps}") from error
+
+
+def _check_files(folder: Path, names: Sequence[str]) -> None:
+    """LakeError for what has the name of a file below the folder, and is none; sound ones cost no look at themselves."""
+    try:
+        with os.scandir(folder) as listed:
+            entries = [entry for entry in listed if fnmatchcase(entry.name, names[0])]
+    except OSError:  # nothing to read there, or who reads it hears of it
+        return
+    for entry in entries:
+        if len(names) > 1:
+            _check_files(Path(entry.path), names[1:])
+        elif not entry.is_file() and not entry.is_dir():
+            check_file(Path(entry.path))
 
 
 def signature(macro: str) -> str:
