@@ -87,7 +87,7 @@ def admissible(
         f"outside of the file's own time {file.span}": (moments < file.span.start) | (moments >= file.span.end),
         f"after the contract's end at {iso(ends)}": moments >= ends,
         **{
-            reason: (moments >= span.start) & (moments < span.end) & _is_filling(series, rows)
+            reason: (moments >= span.start) & (moments < span.end) & is_filling(series, rows)
             for reason, span in filling.items()
         },
     }
@@ -114,7 +114,7 @@ def _filling(
     if not (earlier or (over and (file.opens or file.closes))):
         return told
     moments, span = times_of(series.dataset, rows), file.span
-    content = moments[~_is_filling(series, rows)]
+    content = moments[~is_filling(series, rows)]
     first, last = int(content.min(initial=span.end)), int(content.max(initial=span.start - 1))
     if onboard is not None and earlier and (onboard < span.end or not len(content)):
         told[f"placeholders before the listing at {iso(onboard)}"] = TimeRange(span.start, min(first, onboard))
@@ -126,7 +126,7 @@ def _filling(
     return told
 
 
-def _is_filling(series: Series, rows: pa.Table) -> npt.NDArray[np.bool_]:
+def is_filling(series: Series, rows: pa.Table) -> npt.NDArray[np.bool_]:
     """Rows without content: bars without a trade, prices that do not move, rates of zero."""
     if "count" in rows.column_names:
         return np.equal(integers(rows["count"]), 0)
