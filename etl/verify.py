@@ -199,7 +199,13 @@ def _archived(sources: Sources, stored: Stored, mine: pa.Table, rules: Row) -> I
             continue
         zipped = sources.archive.fetch(series, file)
         rows, findings, _ = quality.admissible(
-            series, zipped.rows, file, onboard=onboard, ends=ends, listed=onboard is not None
+            series,
+            zipped.rows,
+            file,
+            onboard=onboard,
+            ends=ends,
+            listed=rules.get("status") == "TRADING",
+            days=lambda span: sources.archive.daily(series, span),
         )
         if file.key in read and read[file.key].sha256 != zipped.sha256:
             message = f"{file.key} was published again: its SHA-256 was {read[file.key].sha256} and is {zipped.sha256}"
