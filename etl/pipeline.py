@@ -883,7 +883,7 @@ class Pipeline:
             if (
                 last is not None and symbol in told and told[symbol]["last_time"] == last
             ):  # so it stays, although nobody was asked
-                lives[symbol][-1] = Life(lives[symbol][-1].first, last)
+                lives[symbol][-1] = lives[symbol][-1]._replace(last=last)
         return lives
 
     def _ends(self, store: Store, series: Series) -> int:

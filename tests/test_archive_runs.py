@@ -621,6 +621,15 @@ def test_where_they_disagree_a_row_stands_whole_and_the_ledger_says_whose(world,
 
 
 @pytest.mark.parametrize("source", ["auto", "archive"])
+def test_an_earlier_year_that_comes_later_makes_a_contract_older(exchange, tmp_path, source):
+    lake = tmp_path / "lake"
+    for start in ("2022-01-01", None):
+        in_order(run(exchange, lake, select("klines", "SRMUSDT", "1h", start), source=source))
+    (row,) = symbols_of(lake, "SRMUSDT")
+    assert (iso(row["first_time"]), iso(row["last_time"])) == ("2021-01-12T07:00:00Z", "2022-11-28T08:00:00Z")
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
 def test_a_delisted_symbol_is_backfilled_whole(exchange, tmp_path, source):
     lake = tmp_path / "lake"
     outcome = in_order(run(exchange, lake, select("klines funding", "SRMUSDT", "1h"), source=source))
