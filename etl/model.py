@@ -179,10 +179,12 @@ class ArchiveFile:
     """Bytes of the zip, None where no listing told."""
     etag: str | None = None
     """The object's version in the archive, without quotes; it changes when the file is published again."""
+    begun: int | None = None
+    """Since when a listing names files of the series (ms UTC), None where no listing was asked."""
     opens: bool = False
-    """Whether the listed months say that a contract begins in it: there is none before it."""
+    """Whether a contract may begin in it: there is no file before it."""
     closes: bool = False
-    """Whether they say that a contract ends in it: there is none after it, and never will be."""
+    """Whether a contract may end in it: there is no file after it, and no month will ever come."""
 
     @property
     def listed(self) -> bool:

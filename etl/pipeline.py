@@ -654,7 +654,7 @@ class Pipeline:
         if not missing:
             return want
         span = TimeRange(missing[0].start, missing[-1].end)
-        if "rest" in want.sources and span.end - span.start <= FEW_DAYS:
+        if "rest" in want.sources and span.end - span.start <= FEW_DAYS and not want.is_before_listing(span):
             return replace(want, files=tuple(publication.expected(want.series, span, now)))
         files, listed = self._sources.files(want.series, span, alone="rest" not in want.sources)
         if not files and want.series.symbol in self._as_given and not self._before[want.series]:

@@ -124,6 +124,10 @@ class Want:
             first = 0  # the archive's first files: the contract may have lived before
         return TimeRange(min(first, self.ends), self.ends)
 
+    def is_before_listing(self, span: TimeRange) -> bool:
+        """Whether some of the span lies before the contract was listed: only files tell what was there."""
+        return self.onboard is not None and span.start < self.onboard
+
     @property
     def loose(self) -> bool:
         """Whether only the files tell when `life` begins or ends."""
@@ -256,13 +260,14 @@ def _files(
     """The files that serve the spans more cheaply than REST: month by month the month's zip, those of days, or none.
 
     Of a month that is only partly wanted the days are asked for by their names: those that would pay are too few for a listing.
+    But for one in which a contract may begin or end: only the month's file shows where.
     """
     for name, month in months(_hull(spans)) if spans else ():
         parts = intersection(spans, [month])
         inside = [file for file in by_month.get(name, ()) if intersection([file.span], parts)]
         wholes = [file for file in inside if not publication.is_daily(file)]
         days = [file for file in inside if publication.is_daily(file)]
-        if wholes and not days and parts != (month,):
+        if wholes and not days and parts != (month,) and not any(file.opens or file.closes for file in wholes):
             days = [file for part in parts for file in publication.daily_files(want.series, part)]
         by_day = [_whole(_windows(want.series, [day], parts)) for day in dict.fromkeys(days)]
         daily = [
@@ -430,6 +435,8 @@ def listing_helps(want: Want, minute_weight: float, now: int) -> bool:
         return False
     span = _hull(missing)
     if "rest" not in want.sources or (span.end - span.start > MONTH and span.start < (want.first_row or MAX_TIME)):
+        return True
+    if want.is_before_listing(span):
         return True
     if want.series.interval is None:
         return False

@@ -92,15 +92,15 @@ def is_over(series: Series, files: Sequence[ArchiveFile], now: int) -> bool:
     return bool(files) and max(file.span.end for file in files) < over_before(series, now)
 
 
-def marked(listed: Sequence[ArchiveFile], now: int) -> tuple[ArchiveFile, ...]:
-    """All listed months of a series, with what they say of where its contracts begin and end."""
-    starts, ends = {file.span.start for file in listed}, {file.span.end for file in listed}
-    return tuple(
-        replace(
-            file, opens=file.span.start not in ends, closes=file.span.end not in starts and overdue(_month_after(file), now)
-        )
-        for file in listed
-    )
+def marked(files: Sequence[ArchiveFile], now: int) -> tuple[ArchiveFile, ...]:
+    """The files of a series, with what they say of where its contracts may begin and end: at breaks, which days may bridge."""
+    starts, ends = {file.span.start for file in files}, {file.span.end for file in files}
+    begun = min((file.span.start for file in files if file.listed), default=None)
+
+    def closes(file: ArchiveFile) -> bool:
+        return file.span.end not in starts and overdue(_month_after(file), now)
+
+    return tuple(replace(file, begun=begun, opens=file.span.start not in ends, closes=closes(file)) for file in files)
 
 
 def _month_after(file: ArchiveFile) -> TimeRange:

@@ -190,11 +190,11 @@ class Sources:
         """
         now = self.now(series.market)
         try:
-            months = publication.marked(self.archive.monthly(series), now)
+            months = self.archive.monthly(series)
             bare = subtract([span], (file.span for file in months))
             days = [file for each in bare for file in self.archive.daily(series, each)] if publication.has_daily(series) else []
             files = [*months, *(file for file in days if intersection(bare, [file.span]))]
-            return (*files, *self._unlisted(series, files, span, now)), True
+            return publication.marked([*files, *self._unlisted(series, files, span, now)], now), True
         except EtlError as error:
             self._listing_failed(error)
             expected = tuple(publication.expected(series, span, now))
@@ -221,8 +221,12 @@ class Sources:
             listed = [*self.archive.monthly(series)] if len(days) < len(entries) else []
             if days:
                 listed += self.archive.daily(series, TimeRange(min(d.start for d in days), max(d.end for d in days)))
-            again = [file for file in listed if any(entry.etag != file.etag for entry in read.get(file.key, ()))]
-            return tuple(file for file in again if self._differs(file, read[file.key]))
+            newer = [file for file in listed if any(entry.etag != file.etag for entry in read.get(file.key, ()))]
+            again = {file.key for file in newer if self._differs(file, read[file.key])}
+            if not again:
+                return ()
+            found = {file.key: file for file in (*self.archive.monthly(series), *newer)}
+            return tuple(file for file in publication.marked([*found.values()], self.now(series.market)) if file.key in again)
         except EtlError as error:
             self._listing_failed(error)
             return ()

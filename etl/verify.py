@@ -89,9 +89,12 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
     with ThreadPoolExecutor(os.cpu_count() or 1) as cores:
         checked = [one for unit in cores.map(check, units.values()) for one in unit]
     files: dict[Series, list[Stored]] = defaultdict(list)
+    still: dict[Series, list[checks.Still]] = defaultdict(list)
     for one in checked:
         if one.stored:
             files[one.series].append(one.stored)
+        if one.still:
+            still[one.series].append(one.still)
     trading = {market: _trading(store, market) for market in registry.MARKETS}
     wanted = store.wanted()
     whole: list[Finding] = []
@@ -99,6 +102,7 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
         lived = lives[series.market].get(series.symbol, ())
         whole += _of_edges(series, files[series], trading[series.market], lived)
         whole += _of_absent_files(store, series, files[series], lived, wanted.get(series))
+        whole += _of_still(series, files[series], still[series], trades=series.symbol in trading[series.market])
     strays = (Finding(series, "unreadable", "error", TimeRange(0, 0), 1, str(error)) for series, error in unreadable)
     findings = sorted([*(finding for one in checked for finding in one.findings), *whole, *strays], key=_rank)
     damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
@@ -118,6 +122,7 @@ class _Checked:
     damaged: Damaged | None = None
     doubtful: Sequence[tuple[Series, TimeRange]] = ()
     settled: Times | None = None
+    still: checks.Still | None = None
 
 
 def compare(
@@ -194,7 +199,13 @@ def _archived(sources: Sources, stored: Stored, mine: pa.Table, rules: Row) -> I
             continue
         zipped = sources.archive.fetch(series, file)
         rows, findings, _ = quality.admissible(
-            series, zipped.rows, file, onboard=onboard, ends=ends, listed=onboard is not None
+            series,
+            zipped.rows,
+            file,
+            onboard=onboard,
+            ends=ends,
+            listed=rules.get("status") == "TRADING",
+            days=lambda span: sources.archive.daily(series, span),
         )
         entries = read.get(file.key, [])
         yield from (*findings, *_republications(series, entries, zipped.sha256))
@@ -272,7 +283,7 @@ def _of_year(store: Store, unit: Sequence[tuple[Series, Path]], lives: Sequence[
                 contradicted += [(finer, span) for finding in sums for span in mend.about(series, finding.times)]
         sound.setdefault(series, []).append(good)
         settled = None if series.interval else times_of(series.dataset, rows)
-        yield _Checked(series, len(rows), findings, stored, None, contradicted, settled)
+        yield _Checked(series, len(rows), findings, stored, None, contradicted, settled, checks.still(series, rows))
 
 
 def _without_errors(series: Series, rows: pa.Table, findings: Sequence[Finding]) -> pa.Table:
@@ -370,6 +381,25 @@ def _of_edges(
         covered = intersection((entry.span for entry in file.coverage), [file.partition.period])
         lived = [life] if file.rows else [life, *intersection(_zipped(file), lives or [ALWAYS])]
         yield from checks.of_edges(series, here, covered, file.holes, lived)
+
+
+def _of_still(series: Series, files: Sequence[Stored], parts: Sequence[checks.Still], *, trades: bool) -> Iterator[Finding]:
+    """Rows of the archive that tell nothing new up to the end of a contract, or from its beginning, before which was asked."""
+    week = registry.BETWEEN_LIVES
+    lived = union(TimeRange(life.start, life.end + week) for part in parts for life in part.lived)
+    entries = [entry for file in files for entry in file.coverage]
+    asked, zipped = union(entry.span for entry in entries), [entry.span for entry in entries if entry.sha256]
+    begins = {life.start for life in lived if any(span.start < life.start <= span.end for span in asked)}
+    ends = {life.end - week for life in lived[: -1 if trades else None]}
+    runs = [run for part in parts for run in part.runs]
+    for span in union(span for span, _ in runs):
+        if (span.start in begins or span.end in ends) and intersection([span], zipped):
+            rows = sum(count for run, count in runs if intersection([run], [span]))
+            what = f"{rows} bars without content" if series.interval else f"{rows} settlements of one rate"
+            where = "at the end, up to" if span.end in ends else "at the beginning, until"
+            why = "a quiet time, or the archive's filling outside of the contract's life"
+            message = f"{what} {where} {iso(span.end)}, first {iso(span.start)}: {why}"
+            yield Finding(series, "flat", "warning", span, rows, message)
 
 
 def _asked_last(files: Sequence[Stored]) -> int:

@@ -262,6 +262,7 @@ class Worker:
             ends=listing.ends,
             listed=listing.listed,
             filled=filled,
+            days=lambda span: self.archive.daily(first, span),
         )
         # The listing's version, where it has named one: it is what later listings are compared with.
         version = window.file.etag or zipped.etag

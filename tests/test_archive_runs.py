@@ -252,44 +252,207 @@ FILLED = {"defect": "after_end", "key": "monthly/.*(LUNA|SRM)USDT-(1h|fundingRat
 
 @pytest.mark.parametrize("source", ["auto", "archive"])
 def test_filling_after_the_end_of_a_contract_is_no_part_of_it(many, tmp_path, source):
-    """By the month's file SRMUSDT lives for two days more, and the first LUNAUSDT until the end of May (binance-facts 9.6)."""
+    """By the month's file SRMUSDT lives for two days more, and the first LUNAUSDT until the end of May (binance-facts 9.6).
+
+    Settlements at a rate of 0 may be true ones: these are kept, and verify tells of them.
+    """
     lake = tmp_path / "lake"
     daily = FILLED | {"key": FILLED["key"].replace("monthly", "daily")}
     with serve(many, FILLED, daily) as exchange:
         wanted = select("klines funding", "LUNAUSDT SRMUSDT", "1h", "2022-04-01", "2022-12-31")
         outcome = in_order(run(exchange, lake, wanted, source=source))
-        told_out = {finding.series for finding in outcome.findings if finding.check == "foreign"}
-        assert told_out == {
-            *(Series("um", "klines", symbol, "1h") for symbol in ("LUNAUSDT", "SRMUSDT")),
-            *(Series("um", "funding", symbol) for symbol in ("LUNAUSDT", "SRMUSDT")),
-        }
-        for series in told_out:
+        luna, srm = (Series("um", "klines", symbol, "1h") for symbol in ("LUNAUSDT", "SRMUSDT"))
+        assert {finding.series for finding in outcome.findings if finding.check == "foreign"} == {luna, srm}
+        more = {luna: [], srm: []}
+        more[Series("um", "funding", "LUNAUSDT")] = hours("2022-05-13T08:00", "2022-06-01", 8)
+        more[Series("um", "funding", "SRMUSDT")] = hours("2022-11-28T16:00", "2022-12-01", 8)
+        for series, filled in more.items():
             rows = truth(exchange, series, parse_time("2022-04-01"), parse_time("2022-12-31"))
-            assert [row[:2] for row in stored(lake, series)] == [row[:2] for row in rows], series
-        ends = {"SRMUSDT": "2022-11-28T08:00:00Z", "LUNAUSDT": "2022-05-13T00:00:00Z"}
-        for symbol, last in ends.items():
-            assert symbols_of(lake, symbol)[0]["last_time"] == parse_time(last)
-        assert not told(lake, "symbol = 'SRMUSDT' AND day > '2022-11-28' AND verdict <> 'not_listed'")
+            assert [row[0] for row in stored(lake, series)] == sorted([row[0] for row in rows] + filled), series
+        assert symbols_of(lake, "LUNAUSDT")[0]["last_time"] == parse_time("2022-05-13T00:00:00Z")
         verified = compared(exchange, lake)
         assert {finding.severity for finding in verified.findings} <= {"warning", "info"}
-        warned = {(finding.check, finding.series.symbol) for finding in verified.findings if finding.severity == "warning"}
+        warned = {(finding.check, finding.series): finding for finding in verified.findings if finding.severity == "warning"}
+        assert warned["flat", Series("um", "funding", "LUNAUSDT")].count == 56
         # Nobody but the archive was asked what lies between the two contracts.
         between = {("missing", "LUNAUSDT"), ("funding_gap", "LUNAUSDT")}
-        assert warned - between == {("foreign", "LUNAUSDT"), ("foreign", "SRMUSDT")}
+        told_of = {(check, series.symbol) for check, series in warned}
+        assert told_of - between == {(check, symbol) for check in ("foreign", "life") for symbol in ("LUNAUSDT", "SRMUSDT")} | {
+            ("flat", "LUNAUSDT")
+        }
+
+
+def hours(start, end, step=1):
+    return list(range(parse_time(start), parse_time(end), step * HOUR))
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [("2022-05-20", "2022-05-23"), ("2022-05-10", "2022-05-25"), ("2022-01-01", "2022-08-01")]
+)
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_filling_is_the_same_whatever_range_is_asked(many, tmp_path, source, start, end):
+    lake, series = tmp_path / "lake", Series("um", "klines", "LUNAUSDT", "1h")
+    daily = FILLED | {"key": FILLED["key"].replace("monthly", "daily")}
+    with serve(many, FILLED, daily) as exchange:
+        in_order(run(exchange, lake, select("klines", "LUNAUSDT", "1h", start, end), source=source))
+        assert stored(lake, series) == truth(exchange, series, parse_time(start), parse_time(end))
+
+
+class Filled(GeneratedWorld):
+    """SRMUSDT is over since 2022-11-28T09:00, and the archive goes on with rows that say nothing until 2023-04-15."""
+
+    goes_on = TimeRange(parse_time("2022-11-28T09:00"), parse_time("2023-04-15"))
+
+    def __init__(self):
+        super().__init__(seed=5, symbols=4)
+        self.tag += "filled"
+
+    def extent(self, series):
+        found = super().extent(series)
+        return TimeRange(found.start, self.goes_on.end) if series.symbol == "SRMUSDT" else found
+
+    def lines(self, series, span, unit=1):
+        more, step = span.intersect(self.goes_on), HOUR if series.interval else 8 * HOUR
+        text = super().lines(series, span, unit)
+        for time in range(-(-more.start // step) * step, more.end, step) if series.symbol == "SRMUSDT" else ():
+            bar = f"{time * unit},2,2,2,2,0,{(time + step) * unit - 1},0,0,0,0,0\n"
+            text += (bar if series.interval else f"{time},8,0.00010000\n").encode()
+        return text
+
+    def room(self, series):
+        return None if series.symbol == "SRMUSDT" else super().room(series)
+
+    def count(self, series, span):
+        return super().count(series, span) or int(series.symbol == "SRMUSDT" and bool(span.intersect(self.goes_on)))
+
+
+@pytest.mark.parametrize("end", ["2023-02-01", "2023-06-01"])
+def test_filling_of_which_nothing_proves_when_it_began_is_kept_and_told(tmp_path, end):
+    """As of LITUSDT 417 settlements at 0.0001 (binance-facts 6): no file holds the end of both the contract and its filling."""
+    lake = tmp_path / "lake"
+    with serve(Filled()) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines funding", "SRMUSDT", "1h", "2022-10-01", end), source="archive"))
+        assert outcome.findings == []
+        until = iso(min(parse_time(end), Filled.goes_on.end))
+        for series, since, step in (
+            (Series("um", "klines", "SRMUSDT", "1h"), "2022-11-28T09:00", 1),
+            (Series("um", "funding", "SRMUSDT"), "2022-11-28T16:00", 8),
+        ):
+            filled = hours(since, until, step)
+            assert [row[0] for row in stored(lake, series)][-len(filled) :] == filled
+            (told_of,) = [one for one in compared(exchange, lake).findings if (one.check, one.series) == ("flat", series)]
+            # The last true settlement had that rate by chance.
+            assert (told_of.severity, told_of.count - len(filled)) in {("warning", 0), ("warning", 1)}
+
+
+class Quiet(GeneratedWorld):
+    """The rows of `quiet` (symbol, dataset, start, end) are true, and have no content."""
+
+    def __init__(self, *quiet):
+        super().__init__(seed=5, symbols=4)
+        self.quiet = [(symbol, dataset, TimeRange(parse_time(start), parse_time(end))) for symbol, dataset, start, end in quiet]
+        self.tag += repr(quiet)
+
+    def lines(self, series, span, unit=1):
+        spans = [span for symbol, dataset, span in self.quiet if (symbol, dataset) == (series.symbol, series.dataset)]
+        text = ""
+        for line in super().lines(series, span, unit).decode().splitlines():
+            cells = line.split(",")
+            if any(int(cells[0]) // unit in quiet for quiet in spans):
+                cells = (
+                    [cells[0], "2", "2", "2", "2", "0", cells[6], *"00000"] if series.interval else [*cells[:2], "0.00000000"]
+                )
+            text += ",".join(cells) + "\n"
+        return text.encode()
+
+
+def assert_all_times(exchange, lake, series, start, end):
+    """No row is left out, whatever it says."""
+    expected = [row[0] for row in truth(exchange, series, parse_time(start), parse_time(end))]
+    assert expected
+    assert [row[0] for row in stored(lake, series)] == expected
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize(
+    ("symbol", "month", "quiet", "span", "now"),
+    [
+        # Longer than a week, and not at an end: files of days bridge the month that lacks.
+        ("SRMUSDT", "2022-04", [("2022-03-20", "2022-04-01"), ("2022-05-01", "2022-05-12")], ("2022-03-01", "2022-06-01"), NOW),
+        ("SRMUSDT", "2022-04", [("2022-03-31T10:00", "2022-04-01")], ("2022-03-01", "2022-06-01"), NOW),
+        # A month that lacks is the last one that there could be; the contract trades.
+        ("XAUUSDT", "2026-02", [("2026-01-31", "2026-02-01")], ("2026-01-01", "2026-04-01"), "2026-04-20T12:00"),
+        ("XAUUSDT", "2026-02", [("2026-01-20", "2026-02-01")], ("2026-01-01", "2026-02-01"), "2026-04-20T12:00"),
+    ],
+)
+def test_quiet_bars_beside_a_month_that_lacks(tmp_path, source, symbol, month, quiet, span, now):
+    lake, world = tmp_path / "lake", Quiet(*[(symbol, "klines", *one) for one in quiet])
+    with serve(world, {"defect": "never", "key": f"monthly/.*{symbol}-1h-{month}"}, now=now) as exchange:
+        outcome = in_order(run(exchange, lake, select("klines", symbol, "1h", *span), source=source))
+        assert (outcome.findings, outcome.gaps) == ([], [])
+        assert_all_times(exchange, lake, Series("um", "klines", symbol, "1h"), *span)
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_settlements_at_a_rate_of_zero_beside_a_month_that_lacks(tmp_path, source):
+    world = Quiet(("BTCUSDT", "funding", "2025-10-20", "2025-11-01"), ("BTCUSDT", "funding", "2025-12-01", "2025-12-01T08:00"))
+    never = {"defect": "never", "key": "monthly/.*BTCUSDT-fundingRate-2025-11"}
+    with serve(world, never, rules=[BLOCKED]) as exchange:
+        outcome = run(
+            exchange, tmp_path / "lake", select("funding", "BTCUSDT", start="2025-09-01", end="2026-01-01"), source=source
+        )
+        assert outcome.findings == []
+        found = [row[0] for row in stored(tmp_path / "lake", RATES)]
+        expected = truth(exchange, RATES, parse_time("2025-09-01"), parse_time("2026-01-01"))
+        assert found == [row[0] for row in expected if iso(row[0])[:7] != "2025-11"]
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize(
+    ("dataset", "interval"), [("klines", "1m"), ("klines", "1h"), ("mark_klines", "1m"), ("funding", None)]
+)
+@pytest.mark.parametrize(
+    ("quiet", "span"),
+    [
+        (("2022-03-09", "2022-03-10"), ("2022-03-08", "2022-03-12")),
+        (("2022-03-09", "2022-03-10"), ("2022-03-09", "2022-03-10")),
+        (("2021-08-01", "2021-09-01"), ("2021-08-01", "2021-08-03")),
+        (("2021-08-01", "2021-09-01"), ("2021-07-28", "2021-09-02")),
+    ],
+)
+def test_a_quiet_time_of_the_older_contract_of_a_ticker(tmp_path, source, dataset, interval, quiet, span):
+    """The exchange lists the LUNAUSDT of 2022-09-10; the older one ended on 2022-05-13."""
+    lake, world = tmp_path / "lake", Quiet(("LUNAUSDT", dataset, *quiet))
+    with serve(world) as exchange:
+        outcome = in_order(run(exchange, lake, select(dataset, "LUNAUSDT", interval or "1h", *span), source=source))
+        assert [finding for finding in outcome.findings if finding.check == "foreign"] == []
+        assert_all_times(exchange, lake, Series("um", dataset, "LUNAUSDT", interval), *span)
 
 
 @pytest.mark.parametrize("source", ["auto", "archive"])
 @pytest.mark.parametrize("dataset", ["klines", "mark_klines", "index_klines", "premium_klines", "funding"])
-def test_placeholders_before_a_contract_are_no_part_of_it(many, tmp_path, source, dataset):
+@pytest.mark.parametrize(
+    ("start", "end"), [("2020-04-01", "2020-07-01"), ("2020-05-03", "2020-05-05"), ("2020-05-03", "2020-05-20")]
+)
+def test_placeholders_before_a_contract_are_no_part_of_it(many, tmp_path, source, dataset, start, end):
+    """The exchange tells when it was listed, and so do six days of bars in the first of all files; settlements may be at 0."""
     lake, series = tmp_path / "lake", Series("um", dataset, "XRPUSDT", None if dataset == "funding" else "1h")
-    # The last of the settlements that it makes up is of the minute of the first true one, but for a millisecond.
-    with serve(many, {"defect": "placeholder", "key": "XRPUSDT-(1h|fundingRate)-2020-05.zip"}) as exchange:
-        wanted = select(dataset, "XRPUSDT", "1h", "2020-04-01", "2020-07-01")
-        outcome = in_order(run(exchange, lake, wanted, source=source))
-        assert {finding.check for finding in outcome.findings if finding.severity == "warning"} == {"foreign"}
-        rows = truth(exchange, series, parse_time("2020-04-01"), parse_time("2020-07-01"))
-        assert [row[:2] for row in stored(lake, series)] == [row[:2] for row in rows]
-        assert compared(exchange, lake).sound
+    first, step = ("2020-05-07T08:00", 8) if dataset == "funding" else ("2020-05-07T07:00", 1)
+    key = "XRPUSDT-(1h|fundingRate)-2020-05.zip"
+    daily = {"defect": "placeholder", "key": "XRPUSDT-1h-2020-05-07.zip"}
+    with serve(many, {"defect": "placeholder", "key": key}, daily) as exchange:
+        outcome = in_order(run(exchange, lake, select(dataset, "XRPUSDT", "1h", start, end), source=source))
+        rows = [row[0] for row in truth(exchange, series, parse_time(start), parse_time(end))]
+        made_up = hours(max(start, "2020-05-01"), min(first, end), step)
+        if source == "auto" or series.interval:  # by its listing, the bar in which that was may be a quiet one
+            made_up = [
+                time for time in made_up if source == "auto" and series.interval and time >= parse_time("2020-05-07T06:00")
+            ]
+        assert [row[0] for row in stored(lake, series)] == made_up + rows
+        verified = compared(exchange, lake)
+        assert verified.sound
+        told_of = {finding.check for finding in outcome.findings}
+        assert ("foreign" in told_of) == (source == "auto" or dataset != "funding")
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=NAMES)
@@ -457,6 +620,15 @@ def test_where_they_disagree_a_row_stands_whole_and_the_ledger_says_whose(world,
 
 
 # ---- 4. delisted and re-used
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_an_earlier_year_that_comes_later_makes_a_contract_older(exchange, tmp_path, source):
+    lake = tmp_path / "lake"
+    for start in ("2022-01-01", None):
+        in_order(run(exchange, lake, select("klines", "SRMUSDT", "1h", start), source=source))
+    (row,) = symbols_of(lake, "SRMUSDT")
+    assert (iso(row["first_time"]), iso(row["last_time"])) == ("2021-01-12T07:00:00Z", "2022-11-28T08:00:00Z")
 
 
 @pytest.mark.parametrize("source", ["auto", "archive"])

@@ -1,5 +1,6 @@
 """Names and times of the archive's files, against paths that the archive really has (binance-facts 9.2) and the calendar."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,7 @@ def span(start: str, end: str) -> TimeRange:
 
 
 MONTH = span("2024-02-01", "2024-03-01")
+X = Series("um", "klines", "X", "1h")
 
 
 @pytest.mark.parametrize(
@@ -111,3 +113,15 @@ def test_a_month_without_a_listed_day_counts_whole_and_a_short_break_is_none():
     assert publication.lives([], [DAYS[0], DAYS[7]]) == (TimeRange(DAYS[0].start, DAYS[7].end),)
     assert publication.lives([], [DAYS[0], DAYS[8]]) == (DAYS[0], DAYS[8])
     assert publication.lives([], []) == ()
+
+
+def test_where_contracts_may_begin_and_end():
+    """At a month that lacks; at the end only where the next one will never come."""
+    files = [
+        replace(publication.file_of(X, "monthly", parse_time(f"2024-{month}-01")), etag="v") for month in ("02", "03", "05")
+    ]
+    for now, last in (("2024-07-15T09:59", False), ("2024-07-15T10:00", True)):
+        marked = publication.marked(files, parse_time(now))
+        assert [(file.opens, file.closes) for file in marked] == [(True, False), (False, True), (True, last)]
+        assert {file.begun for file in marked} == {parse_time("2024-02-01")}
+    assert publication.marked(list(publication.monthly_files(X, MONTH)), parse_time("2024-03-02"))[0].begun is None

@@ -66,7 +66,7 @@ from threading import Lock
 from typing import Any, Literal, TypeAlias
 
 from ..errors import UsageError
-from ..ranges import DAY, Interval, TimeRange
+from ..ranges import DAY, MINUTE, Interval, TimeRange
 from .tables import Expression, Time, parse_table
 from .zips import Member
 
@@ -124,7 +124,7 @@ def _after_end(place: Place, rows: Rows) -> Rows:
 
 
 def _placeholder(place: Place, rows: Rows) -> Rows:
-    opens = place.grid.opens(TimeRange(place.span.start, place.time(rows[0])))
+    opens = place.grid.opens(TimeRange(place.span.start, place.time(rows[0]) // MINUTE * MINUTE))
     return [place.flat(time, rows[0], 1) for time in opens] + rows
 
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 from .. import grid, registry
 from ..grid import Times
 from ..model import Finding, Series, Severity
-from ..ranges import HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract, union
+from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, Interval, TimeRange, intersection, iso, subtract, union
 from ..schema import booleans, integers
 from ..schema import mask as mask_of
 from ..schema import times as times_of
-from . import normalize
+from . import normalize, quality
 
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
@@ -156,6 +156,37 @@ def of_skips(series: Series, due: Sequence[int]) -> Iterator[Finding]:
     """Settlements that were due and are not there. Even one that seems certain may be the exchange's own pause: a warning."""
     absent = np.array(due, dtype=np.int64)
     yield from _At(series, absent).where(np.ones(len(absent), bool), "funding_gap", "warning", "are not there, it seems")
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """Where there are rows, apart at breaks between two contracts; and where so many of them tell nothing new."""
+
+    lived: tuple[TimeRange, ...]
+    runs: tuple[tuple[TimeRange, int], ...]
+
+
+def still(series: Series, rows: pa.Table) -> Still:
+    """Bars without content for a day, or one rate for a week: filling has the last rate, or 0, and true ones may be the same
+    for days (binance-facts 6).
+    """
+    times = times_of(series.dataset, rows)
+    if not len(times) or (times[1:] < times[:-1]).any():
+        return Still((), ())
+    starts = times if series.interval else times // MINUTE * MINUTE
+    ends = _ends(_interval(series), times) if series.interval else starts + registry.LONGEST_FUNDING
+    says = quality.is_filling(series, rows).astype(np.float64) if series.interval else _numbers(rows, "funding_rate")
+    apart, long = starts[1:] - ends[:-1] >= registry.BETWEEN_LIVES, DAY if series.interval else registry.BETWEEN_LIVES
+
+    def runs(cuts: Mask, chosen: Mask, least: int) -> Iterator[tuple[TimeRange, int]]:
+        first = np.append(0, np.flatnonzero(cuts) + 1)
+        last = np.append(first[1:], len(times)) - 1
+        for i in np.flatnonzero(chosen[first] & (ends[last] - starts[first] >= least)):
+            yield TimeRange(int(starts[first[i]]), int(ends[last[i]])), int(last[i] - first[i] + 1)
+
+    every = np.ones(len(times), dtype=bool)
+    quiet = runs(apart | (says[1:] != says[:-1]), says == 1 if series.interval else every, long)
+    return Still(tuple(span for span, _ in runs(apart, every, 0)), tuple(quiet))
 
 
 def of_life(series: Series, times: Times, lives: Sequence[TimeRange]) -> Iterator[Finding]:

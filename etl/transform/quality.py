@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .. import grid, registry
+from .. import grid, publication, registry
 from ..grid import Times
 from ..model import ArchiveFile, Finding, Series
 from ..ranges import DAY, HOUR, MAX_TIME, MINUTE, TimeRange, intersection, iso, union
@@ -21,8 +21,6 @@ from ..schema import times as times_of
 PUBLICATION_DELAY = 10 * MINUTE
 # Settlements are at most eight hours apart (binance-facts 6); a day without one is no interval.
 SETTLES_WITHIN = DAY
-# For so long a contract that ends may be quiet before, or one that begins after its first bar.
-LONGEST_FILLED = 8 * HOUR
 
 
 def absent(series: Series, times: Times, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
@@ -71,23 +69,23 @@ def admissible(
     ends: int | None = None,
     listed: bool = False,
     filled: Sequence[TimeRange] = (),
+    days: Callable[[TimeRange], Sequence[ArchiveFile]] = lambda _: (),
 ) -> tuple[pa.Table, list[Finding], tuple[TimeRange, ...]]:
     """The rows of an archive file that can be true, what was kept out (binance-facts 9.6), and what time is `filled` with it.
 
     Out stay rows outside the time of the `file`, rows from the `ends` of the contract on, and rows that only fill the time of
-    the file, because nothing happened: before the contract was listed (`onboard`), and, of one that the exchange does not
-    list (any more), from the beginning of its first month and up to the end of its last one, or in what other files `filled`.
-    Times in ms UTC.
+    the file, because nothing happened, where `_filling` proves it, or has proven it of other files (`filled`). Times in ms UTC.
     """
     moments = times_of(series.dataset, rows)
     ends = MAX_TIME if ends is None else ends
-    over = not listed or (onboard is not None and file.span.end <= onboard)
-    filling = _filling(series, rows, file, onboard, filled, over=over) if len(rows) else {}
+    filling = {f"filling, of which another file says that it is outside of the contract's life ({one})": one for one in filled}
+    if len(rows):
+        filling |= _filling(series, rows, file, onboard, listed=listed, days=days)
     reasons = {
         f"outside of the file's own time {file.span}": (moments < file.span.start) | (moments >= file.span.end),
         f"after the contract's end at {iso(ends)}": moments >= ends,
         **{
-            reason: (moments >= span.start) & (moments < span.end) & _is_filling(series, rows)
+            reason: (moments >= span.start) & (moments < span.end) & is_filling(series, rows)
             for reason, span in filling.items()
         },
     }
@@ -102,31 +100,51 @@ def admissible(
 
 
 def _filling(
-    series: Series, rows: pa.Table, file: ArchiveFile, onboard: int | None, filled: Sequence[TimeRange], *, over: bool
+    series: Series,
+    rows: pa.Table,
+    file: ArchiveFile,
+    onboard: int | None,
+    *,
+    listed: bool,
+    days: Callable[[TimeRange], Sequence[ArchiveFile]],
 ) -> dict[str, TimeRange]:
-    """In which parts of the file's time rows without content are no part of the contract's life, and why.
+    """In which parts of the file's time rows without content are proven to be no part of a contract's life, and why.
 
-    Of a contract that is not listed nobody says when it lived, and its last bars may be quiet ones: only rows that fill hours,
-    up to the very bound of the file, are none of its own.
+    The exchange proves it of the time before it listed a contract (`onboard`), where no other one can have lived: no file is of
+    an earlier month, or the file of the listing comes after a break, and it has no content before. Where the exchange says
+    nothing, files prove it of a day of bars that lacks none, up to a bound of a file with content, at a break. Less than a
+    day may be quiet. A rate of zero proves nothing: it stays for days (binance-facts 6). A break is a month without a file,
+    in whose week beside this one there are no files of `days`; of what has none, as weeks, a month may just be lost.
     """
-    told = {f"filling, of which another file says that it is outside of the contract's life ({span})": span for span in filled}
-    earlier = onboard is not None and file.span.start < onboard
-    if not (earlier or (over and (file.opens or file.closes))):
+    interval = registry.interval(series.interval) if series.interval else None
+    moments, span, week = times_of(series.dataset, rows), file.span, registry.BETWEEN_LIVES
+    content = moments[~is_filling(series, rows)]
+    first, last = int(content.min(initial=span.end)), int(content.max(initial=span.start))
+    begins = interval.floor(onboard) if interval and onboard is not None else onboard
+
+    def no_days(start: int) -> bool:
+        return publication.has_daily(series) and not days(TimeRange(start, start + week))
+
+    told = {}
+    if begins is not None and span.start < begins and first >= min(begins, span.end):
+        is_first = file.begun is not None and file.begun >= registry.interval("1M").floor(begins)
+        if is_first or (begins < span.end and file.opens and no_days(span.start - week)):
+            told[f"placeholders before the listing at {iso(begins)}"] = TimeRange(span.start, min(begins, span.end))
+    if interval is None or not len(content) or (listed and span.end > (begins or 0)):
         return told
-    moments, span = times_of(series.dataset, rows), file.span
-    content = moments[~_is_filling(series, rows)]
-    first, last = int(content.min(initial=span.end)), int(content.max(initial=span.start - 1))
-    if onboard is not None and earlier and (onboard < span.end or not len(content)):
-        told[f"placeholders before the listing at {iso(onboard)}"] = TimeRange(span.start, min(first, onboard))
-    reach = registry.interval(series.interval).typical_step if series.interval else LONGEST_FILLED
-    if over and file.opens and moments.min() < span.start + reach and first >= span.start + LONGEST_FILLED:
+
+    def is_filled(start: int, end: int) -> bool:
+        return end - start >= DAY and not absent(series, np.sort(moments), [TimeRange(start, end)])
+
+    last = interval.next(last)
+    if file.opens and is_filled(span.start, first) and no_days(span.start - week):
         told["placeholders before the contract began"] = TimeRange(span.start, first)
-    if over and file.closes and moments.max() >= span.end - reach and last < span.end - LONGEST_FILLED:
-        told["filling after the contract's end"] = TimeRange(last + 1, span.end)
+    if file.closes and is_filled(last, span.end) and no_days(span.end):
+        told["filling after the contract's end"] = TimeRange(last, span.end)
     return told
 
 
-def _is_filling(series: Series, rows: pa.Table) -> npt.NDArray[np.bool_]:
+def is_filling(series: Series, rows: pa.Table) -> npt.NDArray[np.bool_]:
     """Rows without content: bars without a trade, prices that do not move, rates of zero."""
     if "count" in rows.column_names:
         return np.equal(integers(rows["count"]), 0)

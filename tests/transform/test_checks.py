@@ -349,3 +349,30 @@ def test_what_a_source_has_otherwise_or_besides():
         ("absent", "error", 1, (START + 20 * MINUTE,)),
     ]
     assert found(checks.of_difference(MINUTES, table(MINUTES, rows), table(MINUTES, rows), "REST")) == []
+
+
+# What tells nothing new
+
+
+def test_days_without_a_trade_are_found_apart_from_the_breaks_between_contracts():
+    flat = {"open": 2.0, "high": 2.0, "low": 2.0, "close": 2.0, "count": 0}
+    quiet = {5, *range(24, 72), *range(264, 288)}  # the hour is not worth a word; between 96 and 264 lies a week without rows
+    bars = [bar(START + i * HOUR, HOUR, **(flat if i in quiet else {})) for i in (*range(96), *range(264, 312))]
+    found = checks.still(HOURS, table(HOURS, bars))
+    assert found.lived == (TimeRange(START, START + 4 * DAY), TimeRange(START + 11 * DAY, START + 13 * DAY))
+    assert found.runs == (
+        (TimeRange(START + DAY, START + 3 * DAY), 48),
+        (TimeRange(START + 11 * DAY, START + 12 * DAY), 24),
+    )
+
+
+@pytest.mark.parametrize("count", [20, 21])
+def test_a_week_of_one_rate_is_found(count):
+    times = [START + i * 8 * HOUR + i % 3 for i in range(count + 2)]
+    rows = [settlement(time, funding_rate=0.0001 if 0 < i <= count else 0.0002) for i, time in enumerate(times)]
+    week = (TimeRange(START + 8 * HOUR, START + 8 * HOUR + 7 * DAY), 21)
+    assert checks.still(RATES, table(RATES, rows)).runs == ((week,) if count == 21 else ())
+
+
+def test_no_row_tells_nothing():
+    assert checks.still(RATES, table(RATES, [])) == checks.Still((), ())

@@ -129,49 +129,98 @@ def kept(rows: pa.Table) -> tuple[str, str, int]:
     return iso(min(times))[:13], iso(max(times))[:13], len(times)
 
 
+# When a contract has content: from 9 days and 5 hours of the month on, until 10 days and 15 hours before its end.
+LIFE = ("2024-04-10T05:00", "2024-04-20T09:00")
+ALL = ("2024-04-01T00", "2024-04-30T23", 720)
+LATE, EARLY = ("2024-04-10T05", "2024-04-30T23", 499), ("2024-04-01T00", "2024-04-20T08", 465)
+BOTH = {"opens": True, "closes": True}
+
+
+def judged(rows: pa.Table, dataset: str = "klines", *, days=(), span: TimeRange = MONTH, **told):
+    """What is admissible of a file, of whose neighbours `days` are listed as files of days."""
+    begun = parse_time(told.pop("begun")) if "begun" in told else None
+    file = ArchiveFile(span, "x.zip", 1, "e", begun, told.pop("opens", False), told.pop("closes", False))
+    told["filled"] = [TimeRange(parse_time(time), MONTH.end) for time in told.pop("filled", [])]
+    if "onboard" in told:
+        told |= {"onboard": parse_time(told["onboard"]), "listed": True}
+    listed = [ArchiveFile(TimeRange(parse_time(day), parse_time(day) + DAY), day) for day in days]
+    one = Series("um", dataset, "X", None if dataset == "funding" else "1h")
+    rows, findings, _ = admissible(one, rows, file, days=lambda span: [f for f in listed if f.span.intersect(span)], **told)
+    return rows, findings
+
+
 @pytest.mark.parametrize("dataset", ["klines", "mark_klines"])
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
         # Nobody says anything of the contract, and the month is one of many: its quiet hours may be true.
-        ({}, ("2024-04-01T00", "2024-04-30T23", 720)),
-        ({"opens": True}, ("2024-04-03T05", "2024-04-30T23", 667)),
-        ({"closes": True}, ("2024-04-01T00", "2024-04-28T08", 657)),
-        ({"opens": True, "closes": True}, ("2024-04-03T05", "2024-04-28T08", 604)),
-        # The exchange lists it: then it says since when, and until when.
-        ({"opens": True, "closes": True, "listed": True}, ("2024-04-01T00", "2024-04-30T23", 720)),
-        ({"listed": True, "onboard": "2024-04-03T03:00"}, ("2024-04-03T03", "2024-04-30T23", 669)),
-        ({"listed": True, "onboard": "2024-04-03T07:00"}, ("2024-04-03T05", "2024-04-30T23", 667)),
-        ({"listed": True, "onboard": "2024-01-03"}, ("2024-04-01T00", "2024-04-30T23", 720)),
+        ({}, ALL),
+        ({"opens": True}, LATE),
+        ({"closes": True}, EARLY),
+        (BOTH, ("2024-04-10T05", "2024-04-20T08", 244)),
+        # Beside a month that lacks are files of days: no contract ends or begins there.
+        (BOTH | {"days": ["2024-03-25", "2024-05-07"]}, ALL),
+        (BOTH | {"days": ["2024-03-24", "2024-05-08"]}, ("2024-04-10T05", "2024-04-20T08", 244)),
+        # The exchange lists it: then it says since when.
+        (BOTH | {"listed": True}, ALL),
+        (BOTH | {"onboard": "2024-01-03"}, ALL),
+        ({"onboard": "2024-04-10T03:30", "begun": "2024-04-01"}, ("2024-04-10T03", "2024-04-30T23", 501)),
+        # It had content before: another contract lived, or the date is wrong.
+        ({"onboard": "2024-04-10T07:00", "begun": "2024-04-01"}, ALL),
+        # The archive has older files, which may be those of another contract.
+        ({"onboard": "2024-04-10T03:30", "begun": "2021-01-01"}, ALL),
+        ({"onboard": "2024-04-10T03:30"}, ALL),
+        ({"onboard": "2024-04-10T03:30", "begun": "2021-01-01", "opens": True}, ("2024-04-10T03", "2024-04-30T23", 501)),
+        ({"onboard": "2024-04-10T03:30", "begun": "2021-01-01", "opens": True, "days": ["2024-03-30"]}, ALL),
+        ({"onboard": "2024-04-02", "begun": "2021-01-01", "opens": True}, ("2024-04-02T00", "2024-04-30T23", 696)),
+        ({"onboard": "2024-05-02", "begun": "2021-01-01", "opens": True}, LATE),
         # What it lists is a later contract of that name.
-        ({"closes": True, "listed": True, "onboard": "2024-09-01"}, ("2024-04-01T00", "2024-04-28T08", 657)),
+        (BOTH | {"onboard": "2024-09-01", "begun": "2021-01-01"}, ("2024-04-10T05", "2024-04-20T08", 244)),
         # Another file says so of the last two days.
         ({"filled": ["2024-04-29"]}, ("2024-04-01T00", "2024-04-28T23", 672)),
     ],
 )
 def test_rows_that_only_fill_a_file_outside_of_a_contract_s_life(dataset, told, expected):
-    told = dict(told)
-    file = ArchiveFile(MONTH, "x.zip", 1, "e", opens=told.pop("opens", False), closes=told.pop("closes", False))
-    told["filled"] = [TimeRange(parse_time(time), MONTH.end) for time in told.pop("filled", [])]
-    if "onboard" in told:
-        told["onboard"] = parse_time(told["onboard"])
-    rows, findings, _ = admissible(
-        Series("um", dataset, "X", "1h"), hours("2024-04-03T05:00", "2024-04-28T09:00", dataset), file, **told
-    )
+    rows, findings = judged(hours(*LIFE, dataset), dataset, **told)
     assert kept(rows) == expected
     assert sum(finding.count for finding in findings) == 720 - expected[2]
 
 
-def test_a_quiet_end_of_some_hours_is_no_filling():
-    file = ArchiveFile(MONTH, "x.zip", 1, "e", opens=True, closes=True)
-    rows, findings, filled = admissible(series("1h"), hours("2024-04-01T07:00", "2024-04-30T17:00"), file)
-    assert (len(rows), findings, filled) == (720, [], ())
-    # Nor is one that ends before the file does: so nobody fills a file.
-    short = hours("2024-04-01", "2024-04-20").slice(0, 29 * 24)
-    assert len(admissible(series("1h"), short, file)[0]) == 29 * 24
+@pytest.mark.parametrize(
+    "rows",
+    [
+        hours("2024-04-01T23:00", "2024-04-30T01:00"),  # 23 hours: nobody may have traded for so long
+        hours("2024-04-01", "2024-04-20").slice(0, 29 * 24),  # ends before the file does: so nobody fills a file
+        pa.concat_tables([hours(*LIFE).slice(0, 700), hours(*LIFE).slice(701)]).slice(3),  # with an hour that lacks
+        hours("2024-05-01", "2024-05-01"),  # nothing in the file shows when the contract lived
+    ],
+    ids=["quiet", "short", "gap", "empty"],
+)
+def test_what_may_be_true_is_kept(rows):
+    assert judged(rows, **BOTH) == (rows, [])
 
 
-def test_a_month_without_any_content_before_the_listing():
-    file = ArchiveFile(MONTH, "x.zip", 1, "e")
-    rows, *_ = admissible(series("1h"), hours("2024-05-01", "2024-05-01"), file, listed=True, onboard=MONTH.end + DAY)
-    assert len(rows) == 0
+def test_weeks_beside_a_month_that_lacks_may_be_quiet():
+    """No files of days tell whether it was a break, or a file was lost."""
+    weeks = hours("2024-04-08", "2024-04-09").take(list(range(0, 720, 168)))
+    file = ArchiveFile(MONTH, "x.zip", 1, "e", None, opens=True, closes=True)
+    assert admissible(Series("um", "klines", "X", "1w"), weeks, file)[:2] == (weeks, [])
+
+
+def test_a_rate_of_zero_may_be_true():
+    """TSLAUSDT had it for whole days (binance-facts 6); only before its listing a contract certainly had none."""
+    times = range(MONTH.start, MONTH.end, 8 * HOUR)
+    values = {"funding_time": list(times), "funding_rate": [0.0] * 45 + [0.0001] + [0.0] * 44}
+    rows = pa.table(values | dict.fromkeys(("mark_price", "rate_type"), [None] * 90), arrow_schema("funding"))
+    assert judged(rows, "funding", **BOTH) == (rows, [])
+    assert judged(rows, "funding", onboard="2024-04-10T07:00", begun="2021-01-01", opens=True) == (rows, [])
+    rows, (finding,) = judged(rows, "funding", onboard="2024-04-10T07:00", begun="2024-04-01")
+    assert (len(rows), finding.count) == (62, 28)
+
+
+@pytest.mark.parametrize(("begun", "there"), [("2024-04-01", 0), ("2024-04-07", 0), ("2024-03-01", 24), ("2021-01-01", 24)])
+def test_a_quiet_day_before_the_listing(begun, there):
+    """Of the first contract of a ticker it is none; of an older one it may be true: the month's file would keep it, too."""
+    day = TimeRange(parse_time("2024-04-08"), parse_time("2024-04-09"))
+    rows = hours(*LIFE).slice(7 * 24, 24)
+    assert len(judged(rows, span=day, onboard="2024-04-10T03:00", begun=begun)[0]) == there
