@@ -604,7 +604,10 @@ class Pipeline:
                 series, span, covered, first_row, contract.ends, contract.onboard, wanted=wanted, sources=sources, anew=anew
             )
             wants[series] = replace(
-                want, rest_only=union([*again, *denied["archive"]]), archive_only=subtract(denied["rest"], again)
+                want,
+                rest_only=union([*again, *denied["archive"]]),
+                # Rows that are wrong by what else is known were answered, whatever the file says.
+                archive_only=subtract(denied["rest"], [*again, *anew]),
             )
             self._before[series] = files
         return sorted(wants.values(), key=lambda want: (want.series.market, want.series.dataset))
