@@ -419,7 +419,8 @@ class Pipeline:
             return
         market, error = receipt.job.series[0].market, receipt.error
         if isinstance(error, Cancelled) or (isinstance(error, Refused) and not self._sources.goes_on(market, error)):
-            outcome.stopped = outcome.stopped or error
+            final = error if isinstance(error, Cancelled) else self._sources.final(market, error)
+            outcome.stopped = outcome.stopped or final
             self._stop.set()
         else:
             outcome.failed += sorted(receipt.failed, key=lambda each: each[0])
