@@ -6,7 +6,8 @@ side. So the ledger can say whose a row is, and of an absent bar who was asked f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from .model import Coverage, Source
@@ -18,51 +19,73 @@ def owned(entries: Sequence[Coverage], source: Source, absent: Iterable[TimeRang
     return subtract((entry.span for entry in entries if entry.source == source), absent)
 
 
+def by_file(entries: Iterable[Coverage]) -> dict[str, list[Coverage]]:
+    """The entries that name a file of the archive, by its key."""
+    found: dict[str, list[Coverage]] = defaultdict(list)
+    for entry in entries:
+        if entry.key:
+            found[entry.key].append(entry)
+    return dict(found)
+
+
 def after(
     entries: Sequence[Coverage],
     answers: Sequence[Coverage],
     *,
     gave: Sequence[TimeRange] = (),
+    has: Mapping[str | None, Sequence[TimeRange]],
     still: Sequence[TimeRange] = (),
 ) -> tuple[Coverage, ...]:
     """The entries when the `answers`, all of one source, have come too.
 
-    `gave` is where the rows are those of the answers now, `still` where there are none yet.
+    `gave` is where the rows are those of the answers now, `still` where there are none yet, `has` where the answers have rows,
+    whether or not these stand, by the key of their file.
     """
     for answer in answers:
-        entries = _with(entries, answer, intersection(gave, [answer.span]), still)
+        entries = _with(entries, answer, gave, has, still)
     return tuple(entries)
 
 
 def _with(
-    entries: Sequence[Coverage], answer: Coverage, gave: Sequence[TimeRange], still: Sequence[TimeRange]
+    entries: Sequence[Coverage],
+    answer: Coverage,
+    gave: Sequence[TimeRange],
+    has: Mapping[str | None, Sequence[TimeRange]],
+    still: Sequence[TimeRange],
 ) -> list[Coverage]:
-    far = [_republished(entry, answer) for entry in entries if not entry.span.intersect(answer.span)]
+    # Rows that their own file has lost are those of whoever has them.
+    lost = (entry.span for entry in entries if entry.later)
+    rows = intersection(has.get(answer.key, ()), [answer.span])
+    gave, lacks = intersection([*gave, *lost], rows), subtract([answer.span], [*rows, *still])
+    entries = [piece for entry in entries for piece in _republished(entry, answer, lacks)]
+    far = [entry for entry in entries if not entry.span.intersect(answer.span)]
     near = [entry for entry in entries if entry.span.intersect(answer.span)]
     same = [entry for entry in near if entry.source == answer.source]
     others = [entry for entry in near if entry.source != answer.source]
     theirs = subtract((entry.span for entry in others), [*gave, *still])
-    kept = [_republished(entry, answer) for entry in same]
     # A day's file stands over the month's that lacked the day.
     yields = [entry for entry in same if entry.source == "archive" and entry.key != answer.key]
     known = [*subtract((entry.span for entry in yields), gave), *(entry.span for entry in same if entry not in yields)]
     new = subtract([answer.span], [*theirs, *known])
     return [
         *far,
-        *_cut(kept, new),
+        *_cut(same, new),
         *_cut(others, gave),
         *(replace(answer, span=span) for span in new),
     ]
 
 
-def _republished(entry: Coverage, answer: Coverage) -> Coverage:
-    """The entry, with version and digest of the file's present publication if the answer brought another one."""
-    if entry.key is None or entry.key != answer.key:
-        return entry
-    if entry.sha256 == answer.sha256:
-        return replace(entry, etag=answer.etag)
-    former = (*entry.former, *([entry.sha256] if entry.sha256 else []))
-    return replace(entry, sha256=answer.sha256, etag=answer.etag, checked=answer.checked, former=former)
+def _republished(entry: Coverage, answer: Coverage, lacks: Sequence[TimeRange]) -> list[Coverage]:
+    """The entry; where the answer is of another publication of its file that one's, but for the rows which that `lacks`."""
+    if answer.sha256 is None or entry.key != answer.key:
+        return [entry]
+    if entry.latest == answer.sha256:
+        return [replace(entry, etag=answer.etag)]
+    stays = replace(entry, etag=answer.etag, later=(*entry.later, answer.sha256))
+    moves = replace(answer, former=tuple(digest for digest in (*entry.former, entry.sha256, *entry.later) if digest))
+    read = intersection([entry.span], [answer.span])
+    spans = ((entry, subtract([entry.span], read)), (stays, intersection(read, lacks)), (moves, subtract(read, lacks)))
+    return [replace(piece, span=span) for piece, some in spans for span in some]
 
 
 def _cut(entries: Iterable[Coverage], spans: Sequence[TimeRange]) -> list[Coverage]:

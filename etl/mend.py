@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from . import registry
+from . import coverage, registry
 from .errors import Damaged
 from .model import Coverage, Finding, Partition, Series, Source
 from .ranges import MINUTE, TimeRange, intersection, iso, subtract, union
@@ -30,6 +30,8 @@ class Fresh:
     source: Source
     answers: Sequence[Coverage]
     rows: pa.Table
+    has: Mapping[str | None, Sequence[TimeRange]] = field(default_factory=dict)
+    """Where each file of the archive has rows, by its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,11 @@ def without(
     inside = normalize.within(series, stored, period)
     kept, disputed, _ = normalize.merge_pages(series, [normalize.outside(series, inside, out)])
     cut = union([*out, *about(series, disputed)])
-    left = [replace(entry, span=span) for entry in entries for span in subtract([entry.span], cut)]
+    again = coverage.by_file(answer for one in fresh for answer in one.answers)
+    left: list[Coverage] = []
+    for entry in entries:
+        anew = [answer.span for answer in again.get(entry.key or "", ())]  # then `coverage.after` keeps the former digest
+        left += [replace(entry, span=span) for span in subtract([entry.span], subtract(cut, anew))]
     return Mended(kept, tuple(left), normalize.inside(series, inside, out))
 
 

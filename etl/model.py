@@ -49,6 +49,11 @@ class Endpoint:
         """The largest page."""
         return self.tiers[-1].limit
 
+    @property
+    def thriftiest(self) -> PageTier:
+        """The page size with the most rows for its weight."""
+        return max(self.tiers, key=lambda tier: tier.limit / tier.weight)
+
     def weight(self, limit: int) -> int:
         """What a page of `limit` rows costs; it is charged by what is asked, not by what comes back."""
         return next(tier.weight for tier in self.tiers if limit <= tier.limit)
@@ -154,6 +159,13 @@ class Coverage:
     etag: str | None = None
     former: tuple[str, ...] = ()
     """Digests of earlier publications of the file that were read, oldest first."""
+    later: tuple[str, ...] = ()
+    """Digests of later ones that were read and lack these rows, oldest first."""
+
+    @property
+    def latest(self) -> str | None:
+        """The digest of the publication that was read last."""
+        return self.later[-1] if self.later else self.sha256
 
 
 @dataclass(frozen=True, slots=True, order=True)

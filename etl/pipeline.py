@@ -37,14 +37,14 @@ from .errors import (
 )
 from .extract.http import Http
 from .lake import snapshots, views
-from .lake.files import listed, looking_at, quarantined, replace_file
+from .lake.files import check_file, listed, looking_at, quarantined, replace_file
 from .lake.store import Store, Stored
 from .lake.symbols import Life, Row, Symbols, alive, ended, in_text
 from .mend import Wrong
-from .model import SOURCES, Coverage, Finding, Job, Partition, Receipt, Series, Source
+from .model import SOURCES, ArchiveFile, Coverage, Finding, Job, Partition, Receipt, Series, Source
 from .plan import Want
 from .ranges import DAY, MAX_TIME, MINUTE, TimeRange, intersection, iso, subtract, union
-from .sources import OVER, Choice, Sources, is_over
+from .sources import Choice, Sources
 from .text import meant
 from .work import LISTED_LONG, Listing, Worker
 
@@ -54,7 +54,6 @@ _log = logging.getLogger("etl")
 TYPICAL_LATENCY_S = 0.15
 # The archive's files for so short a time are asked for by their names: a listing would cost as much.
 FEW_DAYS = 3 * DAY
-MONTH = 31 * DAY
 
 # What stays wrong after a repair, and the series of which nobody could say.
 Left = Callable[[], tuple[Sequence[Finding], Sequence[tuple[Series, EtlError]]]]
@@ -204,6 +203,7 @@ class Pipeline:
         self._stored_rows: dict[Partition, int] = {}
         self._before: dict[Series, list[Stored]] = {}
         self._over: dict[Series, int] = {}
+        self._whole: set[Series] = set()  # asked for from where they were first wanted
         self._as_given: set[str] = set()
         self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="ask")
         self._started = time.monotonic()
@@ -353,7 +353,7 @@ class Pipeline:
             {
                 series: since
                 for series, since in store.wanted().items()
-                if not store.paths(series) and (outcome.stopped or series in unfinished or series not in self._before)
+                if not store.paths(series) and (outcome.stopped or series in unfinished or series not in self._whole)
             }
         )
 
@@ -544,12 +544,14 @@ class Pipeline:
         """The series, from where each was first wanted to where its answers end or its wrong rows do; and what is wrong."""
         asked: list[tuple[Series, int, int]] = []
         anew: dict[Series, tuple[TimeRange, ...]] = {}
+        waiting = store.wanted()
         for series in chosen:
             whole = (_held(store, series, error) for one, error in named.damaged if one == series)
             wrong = anew[series] = union([*named.spans.get(series, ()), *whole])
             try:
                 since = _wanted_since(store, series)
                 ends = [entry.span.end for file in store.sound(series)[0] for entry in file.coverage]
+                ends += [self._sources.now(series.market)] if series in waiting and not store.paths(series) else []
             except LakeError as error:
                 outcome.failed.append((series, error))
                 continue
@@ -573,6 +575,8 @@ class Pipeline:
                 continue
             if not outcome.dry_run and not all(self._set_aside(store, series, error, outcome) for error in damaged):
                 continue
+            if start <= waiting.get(series, start) < end:
+                self._whole.add(series)
             held = [span for error in damaged if (span := _held(store, series, error))]
             since = max(min([start, *(span.start for span in held)]), registry.market(series.market).first_time)
             span = planning.wanted(series, since, max([end, *(span.end for span in held)]), now)
@@ -665,11 +669,20 @@ class Pipeline:
         told = [span.intersect(TimeRange(0, publication.silent_before(want.series, now)))] if listed else []
         want = replace(want, files=files, silent=subtract(told, [file.span for file in files]))
         # What was found by name ends where it was looked for.
-        to_the_end = any(file.listed for file in files) or span.end > now - OVER
-        if "rest" not in want.sources and to_the_end and is_over(files, now):
-            ends = self._over[want.series] = min(want.ends, max(file.span.end for file in files))
-            want = replace(want, ends=ends, span=TimeRange(min(want.span.start, ends), min(want.span.end, ends)))
+        to_the_end = any(file.listed for file in files) or span.end > publication.over_before(want.series, now)
+        if "rest" not in want.sources and to_the_end and publication.is_over(want.series, files, now):
+            known = [*files, *self._since(want.series, span.end)]
+            if publication.is_over(want.series, known, now):
+                ends = self._over[want.series] = min(want.ends, max(file.span.end for file in known))
+                want = replace(want, ends=ends, span=TimeRange(min(want.span.start, ends), min(want.span.end, ends)))
         return want
+
+    def _since(self, series: Series, start: int) -> tuple[ArchiveFile, ...]:
+        """What the archive has of the time since then, of which the newest files may tell that the contract goes on."""
+        now = self._sources.now(series.market)
+        if start >= publication.over_before(series, now):
+            return ()
+        return self._sources.files(series, TimeRange(start, now), alone=True)[0]
 
     def _expand(self, store: Store, selection: Selection, outcome: Outcome) -> Iterable[Series]:
         """The series that are meant; a symbol that cannot be a folder's name is an error where it was asked for by name, and
@@ -727,8 +740,9 @@ class Pipeline:
         interval = "1d" if registry.dataset(dataset).has_interval else None
 
         def alive(symbol: str) -> bool:
-            files, _ = self._sources.files(Series(market, dataset, symbol, interval), TimeRange(now - MONTH, now), alone=True)
-            return bool(files) and not is_over(files, now)
+            series = Series(market, dataset, symbol, interval)
+            files, _ = self._sources.files(series, TimeRange(publication.over_before(series, now), now), alone=True)
+            return bool(files) and not publication.is_over(series, files, now)
 
         symbols = self._sources.folders(market, dataset)
         return [symbol for symbol, lives in zip(symbols, self._threads.map(alive, symbols), strict=True) if lives]
@@ -826,7 +840,7 @@ class Pipeline:
             if known and all(row["first_time"] is not None and row["onboard_time"] is not None for row in known):
                 return []
             spans = self._sources.lives(Series(market, "klines", symbol, "1d"), begun=onboard)
-            latest = self._sources.now(market) - OVER
+            latest = self._sources.now(market) - publication.OVER
             found = [Life(span.start, span.end - 1 if span.end < latest else None) for span in spans]
             if spans and onboard is not None:  # of the present contract the exchange knows better
                 return [*found[:-1], Life(None, None)] if spans[-1].end > onboard else [*found, Life(None, None)]
@@ -854,6 +868,7 @@ class Pipeline:
                 continue
             entries = [entry for file in files for entry in file.coverage]
             holes = [hole for file in files for hole in file.holes]
+            holes += () if want.series.interval else _unfiled(files, self._ends(store, want.series))
             gaps = list(_gaps(want.series, intersection(holes, [want.span]), entries))
             lost = subtract([want.span], (entry.span for entry in entries)) if unfinished else ()
             gaps += [Gap(want.series, span, "lost") for span in lost]
@@ -887,7 +902,7 @@ class Pipeline:
             if (
                 last is not None and symbol in told and told[symbol]["last_time"] == last
             ):  # so it stays, although nobody was asked
-                lives[symbol][-1] = Life(lives[symbol][-1].first, last)
+                lives[symbol][-1] = lives[symbol][-1]._replace(last=last)
         return lives
 
     def _ends(self, store: Store, series: Series) -> int:
@@ -896,6 +911,7 @@ class Pipeline:
 
 def _records(store: Store, path: Path) -> bytes:
     """The whole lines of the file; where one is torn, as after a crash of the disk, the file as it was is set aside."""
+    check_file(path)
     with looking_at(path):
         before = path.read_bytes() if path.exists() else b""
     lines = [line for line in before.split(b"\n") if line]
@@ -955,7 +971,7 @@ def _too_late(want: Want) -> Finding:
 
 def _until(span: TimeRange, contract: Contract, sources: Sequence[Source]) -> TimeRange:
     """What of the wanted span can be asked for: nothing long after the end, nor of REST once the exchange has forgotten it."""
-    ends = min(MAX_TIME, contract.ends + OVER) if contract.listed or "rest" not in sources else contract.last
+    ends = min(MAX_TIME, contract.ends + publication.OVER) if contract.listed or "rest" not in sources else contract.last
     return TimeRange(min(span.start, ends), min(span.end, ends))
 
 
@@ -973,9 +989,9 @@ def _step(series: Series) -> int:
     return registry.interval(series.interval or "1d").typical_step
 
 
-def _strays(store: Store, chosen: Callable[[Series], bool]) -> list[tuple[Series, EtlError]]:
+def _strays(store: Store, chosen: Callable[[Series], bool], *, beside: bool = False) -> list[tuple[Series, EtlError]]:
     """What of the chosen is no series of the lake, although the views show it: nobody can bring that up to date."""
-    return [(series, error) for series, error in store.strays() if chosen(series)]
+    return [(series, error) for series, error in store.strays(beside=beside) if chosen(series)]
 
 
 def _wanted_since(store: Store, series: Series) -> int:
@@ -1007,7 +1023,10 @@ def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -
     """The first bar, if nothing before it was left out, and the last one, if nothing after it up to `ends` was; an absence too
     long for an outage parts two contracts.
     """
-    covered = union(c.span for file in files for c in file.coverage)
+    entries = [entry for file in files for entry in file.coverage]
+    # Of the time before the archive begins only REST knows.
+    unknown = [TimeRange(0, registry.market(series.market).archived)]
+    covered = union(span for c in entries for span in ([c.span] if c.source == "rest" else subtract([c.span], unknown)))
     first = min((file.first for file in files if file.first is not None), default=None)
     last = max((file.last for file in files if file.last is not None), default=None)
     if first is None or last is None:
@@ -1018,10 +1037,6 @@ def _lives(series: Series, files: Sequence[Stored], beginning: int, ends: int) -
     proven = TimeRange(first, first) if not covered else covered[0]
     # As between two contracts: so long without a bar, and then the first one.
     begins = proven.start <= beginning or first - proven.start >= registry.BETWEEN_LIVES
-    # Before the archive begins only REST knows that nothing was there.
-    early = TimeRange(proven.start, max(proven.start, min(first, registry.market(series.market).archived)))
-    told = (c.span for file in files for c in file.coverage if c.source == "rest")
-    begins = begins and not subtract([early], told)
     firsts = [first if begins and first in proven else None, *(hole.end for hole in parts)]
     over = any(last in span and span.end >= ends for span in covered)
     lasts = [*(interval.floor(hole.start - 1) for hole in parts), last if over else None]
@@ -1045,6 +1060,15 @@ def _gaps(series: Series, holes: Sequence[TimeRange], entries: Sequence[Coverage
     for hole in subtract(holes, _between_lives(holes, entries)):
         yield from (Gap(series, span, "outage") for span in intersection([hole], denied))
         yield from (Gap(series, span, "missing") for span in subtract([hole], denied))
+
+
+def _unfiled(files: Sequence[Stored], ends: int) -> tuple[TimeRange, ...]:
+    """Where the archive has no file of settlements, and REST was not asked, from the first one that is stored to the end."""
+    first = min((file.first for file in files if file.first is not None), default=0)
+    entries = [entry for file in files for entry in file.coverage]
+    silent = (entry.span for entry in entries if entry.source == "archive" and entry.key is None)
+    others = (entry.span for entry in entries if entry.source == "rest" or entry.key is not None)
+    return intersection(subtract(silent, others), [TimeRange(first, max(first, ends))])
 
 
 def _denied(entries: Iterable[Coverage]) -> tuple[TimeRange, ...]:
@@ -1124,7 +1148,10 @@ def status(store: Store, now: int, chosen: Callable[[Series], bool] = lambda _: 
             row["expected"] = sum(interval.count(span) for span in spans)
             row["missing"] = row["expected"] - row["rows"]
         row["lag_s"] = max(0, until - following) // 1000
-    rows += [{**series.as_dict(), **dict.fromkeys(STATUS), "error": str(error)} for series, error in _strays(store, chosen)]
+    rows += [
+        {**series.as_dict(), **dict.fromkeys(STATUS), "error": str(error)}
+        for series, error in _strays(store, chosen, beside=True)
+    ]
     return rows
 
 

@@ -145,10 +145,8 @@ def closed_end(interval_name: str | None, now: int) -> int:
 def wanted(series: Series, start: int, end: int, now: int) -> TimeRange:
     """The part of [start, end) that is closed at `now`, on the grid of the series."""
     end = min(end, closed_end(series.interval, now))
-    if series.interval is not None:
-        interval = registry.interval(series.interval)
-        start, end = interval.ceil(start), interval.ceil(end)
-    return TimeRange(min(start, end), end)
+    span = TimeRange(min(start, end), end)
+    return _grid(series).on_grid(span) if series.interval else span
 
 
 def page_tier(endpoint: Endpoint, counts: Sequence[int], minute_weight: float) -> PageTier:
@@ -156,7 +154,7 @@ def page_tier(endpoint: Endpoint, counts: Sequence[int], minute_weight: float) -
     for tier in reversed(endpoint.tiers):
         if sum(_weight(endpoint, tier, count) for count in counts) <= minute_weight * LATENCY_SHARE:
             return tier
-    return _thriftiest(endpoint)
+    return endpoint.thriftiest
 
 
 def _weight(endpoint: Endpoint, tier: PageTier, count: int) -> int:
@@ -235,7 +233,7 @@ class _Price:
         """Over REST, in the thriftiest pages; a part of a page costs its part, because the rest of it serves the neighbours."""
         spans = tuple(spans)
         rows, asked = (sum(_grid(self.want.series).count(span) for span in some) for some in (self.want.in_reach(spans), spans))
-        tier = _thriftiest(self.endpoint)
+        tier = self.endpoint.thriftiest
         weight_s = tier.weight * MINUTE / SECOND / max(self.minute_weight, 1e-9)
         return (asked - rows) * UNREACHABLE_S + rows / tier.limit * (weight_s + TRIP_S)
 
@@ -409,7 +407,7 @@ def next_windows(
     endpoint = registry.dataset(series.dataset).endpoints[series.market]
     return (
         *_whole(windows),
-        *(rest_window(series, endpoint, _thriftiest(endpoint), span) for span in left if _grid(series).count(span)),
+        *(rest_window(series, endpoint, endpoint.thriftiest, span) for span in left if _grid(series).count(span)),
     )
 
 
@@ -439,10 +437,6 @@ def listing_helps(want: Want, minute_weight: float, now: int) -> bool:
     endpoint = registry.dataset(want.series.dataset).endpoints[want.series.market]
     price, by_month = _Price(want, endpoint, minute_weight), _by_month(want.files)
     return any(True for _ in _files(want, by_month, price, missing))
-
-
-def _thriftiest(endpoint: Endpoint) -> PageTier:
-    return max(endpoint.tiers, key=lambda tier: tier.limit / tier.weight)
 
 
 def _settlements(wants: Sequence[Want], endpoint: Endpoint, partitions: Partitions) -> list[Job]:
@@ -475,7 +469,7 @@ def _archived_settlements(want: Want, endpoint: Endpoint, partitions: Partitions
     for partition in _places(want, partitions):
         windows = _windows(want.series, want.files, intersection(missing, [partition.period]))
         pieces.append(_Piece(partition, _whole([*windows, *_windows(want.series, want.reread, [partition.period])]), []))
-    return _jobs(want, pieces, endpoint, _thriftiest(endpoint), partitions)
+    return _jobs(want, pieces, endpoint, endpoint.thriftiest, partitions)
 
 
 def _price(endpoint: Endpoint) -> int:

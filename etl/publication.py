@@ -17,6 +17,8 @@ DAILY_DUE = 10 * HOUR
 MONTHLY_DUE = 7 * DAY + DAILY_DUE
 # Files come late by days at times: for so long their absence is no answer (contract 5).
 LATEST = 7 * DAY
+# A series is over when there was nothing new for so long, beside what is not due.
+OVER = 40 * DAY
 
 
 def folder(market: str, dataset: str, kind: Kind) -> str:
@@ -70,14 +72,24 @@ def due(file: ArchiveFile, now: int) -> bool:
 
 
 def overdue(span: TimeRange, now: int) -> bool:
-    """Whether a file for the time up to the end of `span` would be there by now if it ever came."""
-    return now >= span.end + DAILY_DUE + LATEST
+    """Whether the file of that day or month would be there by now if it ever came."""
+    return now >= span.end + (DAILY_DUE if span.end - span.start <= DAY else MONTHLY_DUE) + LATEST
 
 
 def silent_before(series: Series, now: int) -> int:
     """What no file holds of the time before this, none ever will."""
-    at = now - DAILY_DUE - LATEST
-    return file_of(series, "daily" if has_daily(series) else "monthly", at).span.start
+    kind: Kind = "daily" if has_daily(series) else "monthly"
+    return file_of(series, kind, now - (DAILY_DUE if kind == "daily" else MONTHLY_DUE) - LATEST).span.start
+
+
+def over_before(series: Series, now: int) -> int:
+    """A series of which the newest file ends before this will have no more: 40 days, and the month that is still to come."""
+    return now - OVER - (0 if has_daily(series) else 31 * DAY)
+
+
+def is_over(series: Series, files: Sequence[ArchiveFile], now: int) -> bool:
+    """Whether the newest of the files says that nothing more will come."""
+    return bool(files) and max(file.span.end for file in files) < over_before(series, now)
 
 
 def marked(listed: Sequence[ArchiveFile], now: int) -> tuple[ArchiveFile, ...]:

@@ -123,6 +123,10 @@ class Interval:
         floor = self.floor(time)
         return floor if floor == time else self.next(time)
 
+    def on_grid(self, span: TimeRange) -> TimeRange:
+        """The span from open to open that holds the same opens."""
+        return TimeRange(self.ceil(span.start), self.ceil(span.end))
+
     def opens(self, span: TimeRange) -> Sequence[int]:
         """Every open in `span`, ascending."""
         if self.step:

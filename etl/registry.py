@@ -169,6 +169,14 @@ DENIALS = 6
 EXPECTED_DENIALS = 2
 
 
+def heaviest(market: Market) -> int:
+    """The weight of the heaviest request that a run cannot do without: the rules, or a page. Smaller pages than the thriftiest
+    would weigh less, but who may use so little of the limit would wait for months.
+    """
+    endpoints = (dataset.endpoints.get(market.name) for dataset in DATASETS.values())
+    return max(market.exchange_info_weight, *(one.thriftiest.weight for one in endpoints if one and one.pool == "weight"))
+
+
 def market(name: str) -> Market:
     """The market of that name; UsageError with the known ones otherwise."""
     return _find(MARKETS, "market", name)

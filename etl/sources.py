@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from threading import Lock
 from typing import Literal
 
-from . import publication, registry
+from . import coverage, publication, registry
 from .config import Settings
 from .errors import BadAnswer, Cancelled, EtlError, NotPublished, Refused, UsageError
 from .extract.archive import ArchiveSource
@@ -24,9 +24,6 @@ log = logging.getLogger("etl")
 
 Choice = Literal["auto", "rest", "archive"]
 CHOICES: tuple[Choice, ...] = ("auto", "rest", "archive")
-
-# A series is over when the archive, which publishes a month within eight days and each day, has had nothing new for so long.
-OVER = 40 * DAY
 
 
 class Sources:
@@ -70,11 +67,15 @@ class Sources:
             conversation.close()
 
     def conversation(self, market: str) -> Conversation:
-        """The one conversation with a market; markets of one pool, and all processes of this host, share a budget."""
+        """The one conversation with a market; markets of one pool, and all processes of this host, share a budget.
+
+        UsageError where the user's share of it can never pay what a run needs.
+        """
         with self._lock:
             if market not in self._conversations:
                 declared, url = registry.market(market), getattr(self._settings, f"{market}_url")
                 budget, funding = self._pools.weight(declared, url), self._pools.funding(declared, url)
+                budget.require(registry.heaviest(declared))
                 self._conversations[market] = Conversation(
                     declared, url, stop=self._stop, http=self._http, budget=budget, funding=funding
                 )
@@ -135,7 +136,10 @@ class Sources:
         """The symbol rules, asked once a run; no symbols where REST may not be asked."""
         if market not in self._infos and self.asks_rest(market):
             try:
-                self._infos[market] = self.conversation(market).exchange_info()
+                info = self.conversation(market).exchange_info()
+                declared = registry.market(market)  # the limit that the rules tell may be another one than was known
+                self._pools.weight(declared, getattr(self._settings, f"{market}_url")).require(registry.heaviest(declared))
+                self._infos[market] = info
             except Refused as error:
                 self.refused(market, error)
         return self._infos.get(market) or ExchangeInfo(self.now(market), None, ())
@@ -204,7 +208,7 @@ class Sources:
         except EtlError as error:
             self._listing_failed(error)
             expected = tuple(publication.expected(series, span, now))
-            found = self._by_name(expected) if alone else ()
+            found = self._by_name(series, expected) if alone else ()
             return (found, True) if found else (() if alone else expected, False)
 
     def lives(self, series: Series, *, begun: int | None = None) -> tuple[TimeRange, ...]:
@@ -221,30 +225,41 @@ class Sources:
 
     def republished(self, series: Series, entries: Sequence[Coverage]) -> tuple[ArchiveFile, ...]:
         """The files behind the entries whose version in the archive is another one by now; none where no listing answers."""
-        read = {entry.key: entry for entry in entries}
+        read = coverage.by_file(entries)
         days = [entry.span for entry in entries if entry.key and "/daily/" in entry.key]
         try:
             listed = [*self.archive.monthly(series)] if len(days) < len(entries) else []
             if days:
                 listed += self.archive.daily(series, TimeRange(min(d.start for d in days), max(d.end for d in days)))
-            again = [file for file in listed if file.key in read and file.etag != read[file.key].etag]
+            again = [file for file in listed if any(entry.etag != file.etag for entry in read.get(file.key, ()))]
             return tuple(file for file in again if self._differs(file, read[file.key]))
         except EtlError as error:
             self._listing_failed(error)
             return ()
 
-    def _differs(self, file: ArchiveFile, read: Coverage) -> bool:
+    def _differs(self, file: ArchiveFile, read: Sequence[Coverage]) -> bool:
         """Whether the file is another one than was read: a host may name no versions, or others than its listing."""
         try:
-            return self.archive.digest(file) != read.sha256
+            digest = self.archive.digest(file)
+            return any(entry.latest != digest for entry in read)
         except (NotPublished, BadAnswer):  # reading it tells what is wrong
             return True
 
-    def _by_name(self, files: Sequence[ArchiveFile]) -> tuple[ArchiveFile, ...]:
-        """The files from the first to the last one that is there."""
-        first = next((index for index, file in enumerate(files) if self.archive.published(file)), len(files))
-        last = next((index for index in range(len(files) - 1, first, -1) if self.archive.published(files[index])), first)
+    def _by_name(self, series: Series, files: Sequence[ArchiveFile]) -> tuple[ArchiveFile, ...]:
+        """The files from the first to the last one that is there; also a month whose day beside them is there."""
+        there = self.archive.published
+        first = next((index for index, file in enumerate(files) if there(file)), len(files))
+        last = next((index for index in range(len(files) - 1, first, -1) if there(files[index])), first)
+        while 0 < first < len(files) and self._in_days(series, files[first - 1], files[first - 1].span.end - DAY):
+            first -= 1
+        while last + 1 < len(files) and self._in_days(series, files[last + 1], files[last + 1].span.start):
+            last += 1
         return tuple(files[first : last + 1])
+
+    def _in_days(self, series: Series, month: ArchiveFile, day: int) -> bool:
+        """Whether that day has a file of its own, where the month has none."""
+        days = () if publication.is_daily(month) else publication.daily_files(series, TimeRange(day, day + DAY))
+        return any(map(self.archive.published, days))
 
     def _unlisted(self, series: Series, files: Sequence[ArchiveFile], span: TimeRange, now: int) -> Iterator[ArchiveFile]:
         """Listings can be stale: the next files that should be there, as long as they are."""
@@ -262,8 +277,3 @@ class Sources:
             if not self._warned:
                 log.warning("%s; asking for the archive's files by their names", error)
             self._warned = True
-
-
-def is_over(files: Sequence[ArchiveFile], now: int) -> bool:
-    """Whether the newest of the files says that nothing more will come."""
-    return bool(files) and max(file.span.end for file in files) < now - OVER

@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 import pyarrow as pa
 
-from . import mend, publication, registry
+from . import coverage, mend, publication, registry
 from . import plan as planning
 from .config import Settings
 from .errors import Cancelled, Damaged, EtlError, LakeError, Refused
@@ -23,7 +23,7 @@ from .extract.retry import Stop
 from .grid import Times
 from .lake.store import Store, Stored
 from .lake.symbols import Row, Symbols, ended
-from .model import Finding, Series, Severity, Source, Window
+from .model import Coverage, Finding, Series, Severity, Source, Window
 from .ranges import ALWAYS, DAY, MAX_TIME, TimeRange, intersection, iso, subtract, union
 from .schema import times as times_of
 from .sources import Sources
@@ -65,7 +65,7 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
     lives = {market: _lives(store, market) for market in registry.MARKETS}
     every = [series for series in store.series() if chosen(series)]
     units: dict[tuple[str, str, str, str], list[tuple[Series, Path]]] = defaultdict(list)
-    unreadable = [(series, error) for series, error in store.strays() if chosen(series)]
+    unreadable = [(series, error) for series, error in store.strays(beside=True) if chosen(series)]
     readable: list[Series] = []
     for series in sorted(every, key=_step):
         try:
@@ -187,7 +187,7 @@ def _unlisted(store: Store, series: Series) -> Finding:
 
 def _archived(sources: Sources, stored: Stored, mine: pa.Table, rules: Row) -> Iterator[Finding]:
     """What each file of the archive says that holds a part of what is covered; `rules` are those of the contract, if known."""
-    series, read = stored.partition.series, {entry.key: entry for entry in stored.coverage}
+    series, read = stored.partition.series, coverage.by_file(stored.coverage)
     covered = union(entry.span.intersect(stored.partition.period) for entry in stored.coverage)
     files, _ = sources.files(series, TimeRange(covered[0].start, covered[-1].end), alone=True) if covered else ((), True)
     onboard, ends = (time if isinstance(time := rules.get(name), int) else None for name in ("onboard_time", "delivery_time"))
@@ -198,15 +198,24 @@ def _archived(sources: Sources, stored: Stored, mine: pa.Table, rules: Row) -> I
         rows, findings, _ = quality.admissible(
             series, zipped.rows, file, onboard=onboard, ends=ends, listed=onboard is not None
         )
-        if file.key in read and read[file.key].sha256 != zipped.sha256:
-            message = f"{file.key} was published again: its SHA-256 was {read[file.key].sha256} and is {zipped.sha256}"
-            findings.append(Finding(series, "republished", "warning", file.span, 1, message))
-        yield from findings
+        entries = read.get(file.key, [])
+        yield from (*findings, *_republications(series, entries, zipped.sha256))
         # What was read from that very file must be as it is there.
-        entries = (entry.span for entry in stored.coverage if (entry.key, entry.sha256) == (file.key, zipped.sha256))
-        own = intersection(span, subtract(entries, stored.holes))
+        own = intersection(span, subtract((entry.span for entry in entries if entry.sha256 == zipped.sha256), stored.holes))
         yield from _differences(series, mine, rows, own, "the file of the archive that they come from", worst="error")
         yield from _differences(series, mine, rows, subtract(span, own), "the archive")
+
+
+def _republications(series: Series, entries: Sequence[Coverage], present: str) -> Iterator[Finding]:
+    """Of which former publications of a file rows are stored, and whether the `present` one was read and lacks them."""
+    former: dict[tuple[str | None, bool], list[TimeRange]] = defaultdict(list)
+    for entry in entries:
+        if entry.sha256 != present:
+            former[entry.sha256, entry.latest == present].append(entry.span)
+    for (digest, lacks), spans in former.items():
+        message = f"{entries[0].key} was published again: its SHA-256 was {digest} and is {present}"
+        message += ", which lacks these rows, so that they stay" if lacks else ""
+        yield Finding(series, "republished", "warning", TimeRange(spans[0].start, spans[-1].end), 1, message)
 
 
 def _sampled(sources: Sources, stored: Stored, mine: pa.Table) -> Iterator[Finding]:
@@ -388,13 +397,14 @@ def _zipped(stored: Stored) -> list[TimeRange]:
     """The days and months of which the archive's file was read, and not only in part."""
     series = stored.partition.series
     read = [entry for entry in stored.coverage if entry.sha256]
+    on_grid = registry.interval(series.interval).on_grid if series.interval else lambda span: span
     whole = {
-        (file.span, file.key)
+        (on_grid(file.span), file.key)
         for entry in read
         for kind in get_args(publication.Kind)
         for file in [publication.file_of(series, kind, entry.span.start)]
     }
-    return [entry.span for entry in read if (entry.span, entry.key) in whole]
+    return [entry.span for entry in read if (on_grid(entry.span), entry.key) in whole]
 
 
 def _of_absent_files(
@@ -436,9 +446,9 @@ def _next(series: Series, time: int) -> int:
 
 
 def _absent(series: Series, check: str, severity: Severity, spans: Sequence[TimeRange], why: str) -> Iterator[Finding]:
-    if not spans:
-        return
     count = sum(registry.interval(series.interval).count(span) for span in spans) if series.interval else len(spans)
+    if not count:  # as where the sources' answers end between the opens of two weeks
+        return
     what = "bars" if series.interval else "stretches of settlements"
     message = f"{count} {what} are not stored, first {iso(spans[0].start)}: {why}"
     yield Finding(series, check, severity, TimeRange(spans[0].start, spans[-1].end), count, message)

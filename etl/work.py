@@ -84,6 +84,8 @@ class _Group:
     source: Source
     answers: list[Coverage] = field(default_factory=list)
     tables: dict[Series, list[pa.Table]] = field(default_factory=lambda: defaultdict(list))
+    has: dict[str | None, list[TimeRange]] = field(default_factory=lambda: defaultdict(list))
+    """Where each file has such rows, by its key."""
 
 
 class _Answer(NamedTuple):
@@ -230,9 +232,11 @@ class Worker:
                 found.findings += findings
                 found.filled += filled
                 for series, some in tables.items():
-                    group.tables[series] += (
-                        some if lacking is None else [normalize.inside(series, one, lacking) for one in some]
-                    )
+                    came = some if lacking is None else [normalize.inside(series, one, lacking) for one in some]
+                    group.tables[series] += came
+                    if answer.key:
+                        bare = _nothing(series, normalize.moments(series, came), [answer.span])
+                        group.has[answer.key] += subtract([answer.span], bare)
                 self.answered(window.rows)
         finally:
             for future in futures:
@@ -243,8 +247,11 @@ class Worker:
         first = job.series[0]
         now = self.now(first.market)
         today = now - now % DAY
+        interval = registry.interval(first.interval) if first.interval else None
+        # A file of a month ends within a week: what follows up to the next open is told, too.
+        span = TimeRange(window.span.start, interval.ceil(window.span.end)) if interval else window.span
         if window.file is None:
-            return _Answer(Coverage(window.span, "rest", today), self.rest.answer(job.series, window))
+            return _Answer(Coverage(span, "rest", today), self.rest.answer(job.series, window))
         zipped = self.archive.fetch(first, window.file)
         listing = self.listing(first)
         rows, findings, outside = quality.admissible(
@@ -258,7 +265,7 @@ class Worker:
         )
         # The listing's version, where it has named one: it is what later listings are compared with.
         version = window.file.etag or zipped.etag
-        answer = Coverage(window.span, "archive", today, window.file.key, zipped.sha256, version)
+        answer = Coverage(span, "archive", today, window.file.key, zipped.sha256, version)
         return _Answer(answer, {first: [normalize.inside(first, rows, [window.span])]}, findings, outside)
 
     def _failed(self, job: Job, window: Window, error: EtlError, groups: dict[Source, _Group], found: _Found) -> None:
@@ -274,7 +281,7 @@ class Worker:
             if behind == (window.span,):
                 return
         if isinstance(error, NotPublished) and window.file is not None and not window.file.listed:
-            if publication.overdue(window.span, now):
+            if publication.overdue(window.file.span, now):
                 groups["archive"].answers.append(Coverage(window.span, "archive", now - now % DAY))
             return
         found.failures.append((window, error))
@@ -291,7 +298,7 @@ class Worker:
                 for group in found.groups:
                     rows, answers, conflict = self._rows(series, group)
                     errors += [(series, conflict)] if conflict else []
-                    fresh.append(Fresh(group.source, answers, rows))
+                    fresh.append(Fresh(group.source, answers, rows, group.has))
                 if not (errors or found.failures or any(len(one.rows) for one in fresh)):
                     self._doubt(job)
                 failed = (window.span for window, _ in found.failures)
@@ -405,8 +412,8 @@ def _with(
     # Before the file's period lies only what was answered with nothing.
     early = intersection(spans, [TimeRange(since, partition.period.start)]) if since < partition.period.start else ()
     spans = subtract(spans, early)
-    absent = (*early, *_nothing(series, merged.rows, spans))
-    rows = normalize.within(series, one.rows, partition.period)
+    absent = (*early, *_nothing(series, times_of(series.dataset, merged.rows), spans))
+    rows, has = normalize.within(series, one.rows, partition.period), one.has
     if one.source == "archive":  # a row of REST stands
         rows = normalize.outside(series, rows, coverage.owned(entries, "rest", absent))
     more = normalize.merge(series, merged.rows, rows)
@@ -414,17 +421,17 @@ def _with(
     if one.source == "rest":
         young = quality.too_young(series, times, spans, now)
         answers = [replace(answer, span=span) for answer in answers for span in subtract([answer.span], young)]
-    still = (*early, *_nothing(series, more.rows, spans))
+        has = {None: subtract(spans, _nothing(series, times_of(series.dataset, rows), spans))}
+    still = (*early, *_nothing(series, times, spans))
     gave = [*subtract(absent, still), *_moments(series, more.changed)]
     if series.interval is None and one.source == "rest":  # also where they only replaced rows of the archive
-        gave = [*subtract(spans, _nothing(series, rows, spans))]
-    entries = coverage.after(entries, coverage.joined(answers), gave=gave, still=still)
+        gave = [*has[None]]
+    entries = coverage.after(entries, coverage.joined(answers), gave=gave, has=has, still=still)
     return normalize.Merged(more.rows, merged.new + more.new, (*merged.changed, *more.changed)), entries
 
 
-def _nothing(series: Series, rows: pa.Table, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
-    """Where in `spans` there are no rows, though there could be."""
-    times = times_of(series.dataset, rows)
+def _nothing(series: Series, times: Times, spans: Iterable[TimeRange]) -> tuple[TimeRange, ...]:
+    """Where in `spans` there are no rows, though there could be, given the sorted `times` of all."""
     return quality.absent(series, times, spans) if series.interval else quality.unsettled(times, spans)
 
 
@@ -455,7 +462,11 @@ def _lacking(job: Job, found: _Found) -> tuple[TimeRange, ...]:
         first, last = int(times[0]), int(times[-1])
         begins = bool(asked) and iso(asked[0].start)[:7] == iso(job.life.start)[:7]
         ends = bool(asked) and asked[-1].end >= job.life.end
-        runs = subtract(runs, [TimeRange(0, first)] * begins + [TimeRange(last, job.life.end)] * ends)
+        edges = [TimeRange(0, first)] * begins + [TimeRange(last, job.life.end)] * ends
+        # A file that is not there says nothing of where the life begins or ends in its month.
+        runs = subtract(
+            runs, intersection(edges, [answer.span for group in found.groups for answer in group.answers if answer.key])
+        )
     return union([*runs, *unread])
 
 
@@ -487,8 +498,8 @@ def _changes(series: Series, merged: normalize.Merged) -> list[Finding]:
 
 
 def _republications(series: Series, before: Sequence[Coverage], entries: Sequence[Coverage]) -> list[Finding]:
-    known = {entry.key: entry.sha256 for entry in before if entry.key}
-    new = {entry.key: entry for entry in entries if entry.key in known and entry.sha256 != known[entry.key]}
+    known = {key: [entry.latest for entry in some] for key, some in coverage.by_file(before).items()}
+    new = {entry.key: entry for entry in entries if entry.key in known and entry.latest not in known[entry.key]}
     return [
         Finding(
             series,
@@ -496,7 +507,7 @@ def _republications(series: Series, before: Sequence[Coverage], entries: Sequenc
             "warning",
             entry.span,
             1,
-            f"{key} was published again: its SHA-256 was {known[key]} and is {entry.sha256}",
+            f"{key} was published again: its SHA-256 was {known[key][-1]} and is {entry.latest}",
         )
         for key, entry in sorted(new.items())
     ]

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from etl import publication, report, verify
+from etl import publication, repair, report, verify
 from etl.errors import Cancelled, Refused, UsageError
 from etl.lake.query import connect
 from etl.lake.store import Store
@@ -26,7 +26,7 @@ from etl.sim.faults import Faults
 from etl.sim.market import GeneratedWorld
 from etl.sim.server import Simulator
 
-from .exchange import StopAfter, pages, partitions, settings, stored, truth
+from .exchange import StopAfter, nobody, pages, partitions, settings, stored, truth
 
 # A Sunday: the month of February is published on Monday, its days are all there.
 NOW = parse_time("2026-03-01T12:00:30")
@@ -498,6 +498,14 @@ def test_a_delisted_symbol_is_backfilled_whole(exchange, tmp_path, source):
     assert "was over at 2022-1" in over.message
 
 
+def test_an_earlier_bar_of_a_contract_that_is_over_is_its_first_known_one(exchange, tmp_path):
+    lake = tmp_path / "lake"
+    for since in ("2022-02-01", "2021-06-01"):
+        in_order(run(exchange, lake, select("klines", "SRMUSDT", "1h", since), source="archive"))
+        (row,) = symbols_of(lake, "SRMUSDT")
+        assert (iso(row["first_time"])[:10], iso(row["last_time"])[:10]) == (since, "2022-11-28")
+
+
 @pytest.mark.parametrize("source", ["auto", "archive"])
 def test_a_re_used_ticker_has_two_lives(exchange, tmp_path, source):
     lake = tmp_path / "lake"
@@ -505,7 +513,10 @@ def test_a_re_used_ticker_has_two_lives(exchange, tmp_path, source):
     outcome = in_order(run(exchange, lake, select("klines funding", "LUNAUSDT", "1h", None, "2023-01-01"), source=source))
     # The archive alone cannot prove that nothing was there.
     apart = TimeRange(parse_time("2022-05-13T01:00"), parse_time("2022-09-10T10:00"))
-    assert [(gap.span, gap.verdict) for gap in outcome.gaps] == ([] if source == "auto" else [(apart, "missing")])
+    unfiled = TimeRange(parse_time("2022-06-01"), parse_time("2022-09-01"))
+    unproven = [("funding", unfiled, "missing"), ("klines", apart, "missing")]
+    told_gaps = [(gap.series.dataset, gap.span, gap.verdict) for gap in outcome.gaps]
+    assert told_gaps == ([] if source == "auto" else unproven)
     assert_true(exchange, lake, bars, "2021-01-01", "2023-01-01")
     settled = truth(exchange, rates, 0, parse_time("2023-01-01"))
     first = [row for row in settled if row[0] < parse_time("2022-06-01")]
@@ -540,6 +551,14 @@ def test_a_re_used_ticker_has_two_lives(exchange, tmp_path, source):
     assert (again.exit_code, again.rows_written, zips(exchange), pages(exchange)) == (0, 0, [], 0)
     assert again.gaps == outcome.gaps
     assert partitions(lake) == before
+
+
+def test_weeks_of_two_contracts_have_no_gap_between(exchange, tmp_path):
+    """Files of months end between the opens of two weeks: both sources answered all the same."""
+    lake = tmp_path / "lake"
+    assert in_order(run(exchange, lake, select("klines", "LUNAUSDT", "1w", None, "2023-06-01"))).gaps == []
+    between = told(lake, "day BETWEEN '2022-06-01' AND '2022-08-01'", "day::VARCHAR, rows, missing, verdict")
+    assert between == [(f"2022-{month}-01", 0, 0, "not_listed") for month in ("06", "07", "08")]
 
 
 def test_a_renamed_folder_is_a_symbol_of_its_own(exchange, tmp_path):
@@ -1098,6 +1117,52 @@ def test_the_archive_alone_is_asked_for_a_late_file_until_it_cannot_come_any_mor
         )
 
 
+def assert_settled(exchange, lake, start, end):
+    """Every settlement with its rate; the archive has no mark prices."""
+    assert [row[:2] for row in stored(lake, RATES)] == [row[:2] for row in truth(exchange, RATES, start, end)]
+
+
+def test_settlements_that_only_rest_has_are_lost_where_it_refuses(world, tmp_path):
+    """As bars are: the archive lacks a month of which REST, which refuses this host, might have the settlements."""
+    lake, wanted = tmp_path / "lake", select("funding", "BTCUSDT", "1h", "2025-09-01", "2026-02-01")
+    november = {"defect": "never", "key": "monthly/.*BTCUSDT-fundingRate-2025-11"}
+    with serve(world, november, rules=[BLOCKED]) as exchange:
+        outcome = run(exchange, lake, wanted)
+        assert outcome.exit_code == 3
+        assert [(gap.span, gap.verdict) for gap in outcome.gaps] == [
+            (TimeRange(parse_time("2025-11-01"), parse_time("2025-12-01")), "missing")
+        ]
+        change(exchange, november)
+        assert in_order(run(exchange, lake, wanted)).gaps == []
+        assert_settled(exchange, lake, parse_time("2025-09-01"), parse_time("2026-02-01"))
+
+
+FEBRUARY = parse_time("2026-02-15T12:00:30")
+LATE_JANUARY = {"defect": "never", "key": "monthly/.*BTCUSDT-(fundingRate|1w|1mo)-2026-01"}
+
+
+@pytest.mark.parametrize("source", ["auto", "archive"])
+def test_a_month_that_comes_late_is_no_end_of_a_life(world, tmp_path, source):
+    """Where a series has no files of days, its newest one is a month and more old before the next can be there."""
+    lake, wanted = tmp_path / "lake", select("funding klines", "BTCUSDT", "1w", "2025-11-03")
+    with serve(world, LATE_JANUARY, rules=[BLOCKED], now=FEBRUARY) as exchange:
+        outcome = run(exchange, lake, wanted, source=source)
+        assert outcome.exit_code == (3 if source == "auto" else 0)
+        assert {gap.series.dataset for gap in outcome.gaps} == {"funding", "klines"}
+        if source == "auto":
+            assert {verdict for (verdict,) in told(lake, "day >= '2026-02-02'", "verdict")} == {"lost"}
+        for row in status(Store.open(lake, network="mainnet", layout="year"), FEBRUARY):
+            assert row["lag_s"] > 40 * DAY // 1000
+        assert symbols_of(lake, "BTCUSDT")[0]["last_time"] is None
+        with connect(lake) as connection:
+            assert connection.sql("SELECT symbol FROM universe('2026-02-10')").fetchall() == [("BTCUSDT",)]
+        change(exchange, LATE_JANUARY)
+        in_order(update(exchange, lake))
+        assert_settled(exchange, lake, parse_time("2025-11-03"), FEBRUARY)
+        weeks = Series("um", "klines", "BTCUSDT", "1w")
+        assert stored(lake, weeks) == truth(exchange, weeks, parse_time("2025-11-03"), parse_time("2026-02-09"))
+
+
 # ---- 8. listings that are stale, or fail
 
 LISTINGS = {
@@ -1140,6 +1205,14 @@ def test_the_archive_alone_without_a_listing(world, tmp_path, how):
         assert outcome.exit_code == (3 if lost else 0)
 
 
+def test_where_the_listing_cannot_be_reached_a_file_tells_the_time(exchange, tmp_path):
+    lake = tmp_path / "lake"
+    with nobody() as address:
+        wanted = select("klines", "BTCUSDT", "1h", "2025-11-10", "2026-02-12")
+        in_order(run(exchange, lake, wanted, source="archive", archive_index_url=address))
+    assert_true(exchange, lake, HOURS, "2025-11-10", "2026-02-12")
+
+
 @pytest.mark.parametrize("how", ["503", "html"])
 @pytest.mark.parametrize("source", ["auto", "archive"])
 @pytest.mark.parametrize(
@@ -1164,6 +1237,21 @@ def test_a_named_symbol_needs_no_listing(world, tmp_path, how, source, symbol, i
         assert (again.rows_written, partitions(lake)) == (0, before)
 
 
+@pytest.mark.parametrize("source", ["auto", "archive"])
+@pytest.mark.parametrize(
+    ("months", "start", "end"),
+    [("0[45]", "2022-04-01", "2022-08-01"), ("0[67]", "2022-04-01", "2022-08-01"), ("1[01]", "2022-07-01", None)],
+)
+def test_days_of_a_month_without_a_file_are_found_by_name(world, tmp_path, source, months, start, end):
+    """At the edges, too, of a symbol that only the archive knows: else they would seem to lie outside of its life."""
+    lake, series = tmp_path / "lake", Series("um", "klines", "SRMUSDT", "1h")
+    with serve(world, {"defect": "never", "key": f"monthly/.*SRM.*2022-{months}"}, rules=LISTINGS["503"][1]) as exchange:
+        assert in_order(run(exchange, lake, select("klines", "SRMUSDT", "1h", start, end), source=source)).gaps == []
+        assert_true(exchange, lake, series, start, end or NOW)
+        last = symbols_of(lake, "SRMUSDT")[0]["last_time"]
+        assert (last and iso(last)[:10]) == (None if end else "2022-11-28")
+
+
 def test_the_end_of_what_is_asked_for_by_name_is_no_end_of_a_life(world, tmp_path):
     lake, rules = tmp_path / "lake", LISTINGS["503"][1]
     with serve(world, rules=rules) as exchange:
@@ -1173,6 +1261,19 @@ def test_the_end_of_what_is_asked_for_by_name_is_no_end_of_a_life(world, tmp_pat
         change(exchange)
         in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2024-01-01", "2024-03-01"), source="archive"))
         assert_true(exchange, lake, HOURS, "2024-01-01", "2024-03-01")
+
+
+@pytest.mark.parametrize("missing", ["monthly/klines/BTCUSDT/1h", "monthly/klines/BTCUSDT/1h/BTCUSDT-1h-202[56]"])
+def test_the_end_of_the_days_that_are_asked_for_is_no_end_of_a_life(world, tmp_path, missing):
+    """The newest file that is seen of a range of the past says nothing of the time since."""
+    lake = tmp_path / "lake"
+    with serve(world, {"defect": "never", "key": missing}) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2025-06-01", "2025-06-20"), source="archive"))
+        with connect(lake) as connection:
+            assert connection.sql("SELECT last_time FROM symbols WHERE symbol = 'BTCUSDT'").fetchall() == [(None,)]
+            assert connection.sql("SELECT count(*) FROM universe('2026-01-01')").fetchall() == [(1,)]
+        (row,) = status(Store.open(lake, network="mainnet", layout="year"), NOW)
+        assert row["lag_s"] * 1000 == NOW - parse_time("2025-06-20")
 
 
 @pytest.mark.parametrize("source", ["auto", "archive"])
@@ -1295,6 +1396,20 @@ def test_settlements_that_were_published_again(world, tmp_path):
         assert rows[0][1] in {0.00010001, 0.00010002}
 
 
+def test_settlements_that_their_file_lost_are_named_with_the_former_one(world, tmp_path):
+    lake, key = tmp_path / "lake", "data/futures/um/monthly/fundingRate/BTCUSDT/BTCUSDT-fundingRate-2026-01.zip"
+    with serve(world) as exchange:
+        in_order(run(exchange, lake, select("funding", "BTCUSDT", start="2025-12-01", end="2026-02-01"), source="archive"))
+        old, rows = digest(exchange, key), stored(lake, RATES)
+        change(exchange, {"defect": "missing_day", "key": "fundingRate-2026-01", "day": "2026-01-17"})
+        new = digest(exchange, key)
+        in_order(update(exchange, lake, source="archive"))
+        assert stored(lake, RATES)[: len(rows)] == rows
+        assert of_days(lake, 15, 17, 19) == [(key, new), (key, old), (key, new)]
+        assert_quiet(exchange, lake, "archive")
+        assert compared(exchange, lake).sound
+
+
 def test_a_row_of_rest_survives_a_new_publication(world, tmp_path):
     """REST's rows of a look-back stand: the archive takes back its own rows only."""
     lake, series = tmp_path / "lake", Series("um", "klines", "BTCUSDT", "5m")
@@ -1311,6 +1426,159 @@ def test_a_row_of_rest_survives_a_new_publication(world, tmp_path):
         change(exchange, again)
         in_order(update(exchange, lake, lookback=HOUR))
         assert {row[0]: row for row in stored(lake, series)}[at] == revised
+
+
+FILE = "data/futures/um/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2026-01.zip"
+OF_DAYS = {"defect": "never", "key": "daily/.*-1h-2026-01"}
+
+
+def without(day):
+    """The month's file, published again without that day of January."""
+    return {"defect": "missing_day", "key": "monthly/.*-1h-2026-01", "day": f"2026-01-{day}"}
+
+
+def of_days(lake, *days):
+    """Whose file, and of which digest, the ledger names for those days of January."""
+    where = ", ".join(f"'2026-01-{day}'" for day in days)
+    return told(lake, f"day IN ({where})", "source_url, sha256")
+
+
+def assert_quiet(exchange, lake, source):
+    """Another update asks for no file, says nothing and changes nothing."""
+    before = partitions(lake)
+    exchange.reset()
+    outcome = in_order(update(exchange, lake, source=source))
+    assert (outcome.findings, zips(exchange), partitions(lake)) == ([], [], before)
+
+
+@pytest.mark.parametrize(
+    ("source", "never", "whose"), [("archive", True, "former"), ("archive", False, "daily"), ("auto", True, "rest")]
+)
+def test_the_ledger_names_whoever_has_the_rows_that_a_file_lost(world, tmp_path, source, never, whose):
+    lake, days = tmp_path / "lake", [OF_DAYS] * never
+    with serve(world, *days) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source=source))
+        old, rows = digest(exchange, FILE), stored(lake, HOURS)
+        change(exchange, *days, without(17))
+        new = digest(exchange, FILE)
+        assert old != new
+        outcome = in_order(update(exchange, lake, source=source))
+        (said,) = [finding for finding in outcome.findings if finding.check == "republished"]
+        assert f"its SHA-256 was {old} and is {new}" in said.message
+        assert stored(lake, HOURS)[: len(rows)] == rows
+        daily = FILE.replace("monthly", "daily").replace("2026-01", "2026-01-17")
+        owner = {
+            "former": (FILE, old),
+            "daily": (daily, None if never else digest(exchange, daily)),
+            "rest": ("/fapi/v1/klines", None),
+        }[whose]
+        assert of_days(lake, 16, 17, 18) == [(FILE, new), owner, (FILE, new)]
+        assert_quiet(exchange, lake, source)
+        found = compared(exchange, lake)
+        assert found.sound
+        named = [finding for finding in found.findings if finding.check == "republished"]
+        day = TimeRange(parse_time("2026-01-17"), parse_time("2026-01-18"))
+        assert [(finding.severity, finding.span) for finding in named] == [("warning", day)] * (whose == "former")
+        assert all(old in finding.message and new in finding.message for finding in named)
+        assert [finding.count for finding in found.findings if finding.check == "extra"] == [24]
+        repaired = repair.repair(settings(exchange, lake), lambda _: True, against="archive", stop=Hasty())
+        assert (repaired.exit_code, zips(exchange).count(daily)) == (0, 0)
+        assert of_days(lake, 16, 17, 18) == [(FILE, new), owner, (FILE, new)]
+
+
+def test_a_day_of_its_own_file_stays_so_when_the_month_brings_it(world, tmp_path):
+    """The month's new file has the day that its old one lacked, and lacks another one."""
+    lake, daily = tmp_path / "lake", FILE.replace("monthly", "daily").replace("2026-01", "2026-01-17")
+    with serve(world, without(17)) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        old, of_day, rows = digest(exchange, FILE), digest(exchange, daily), stored(lake, HOURS)
+        assert of_days(lake, 16, 17, 18) == [(FILE, old), (daily, of_day), (FILE, old)]
+        change(exchange, OF_DAYS, without(20))
+        new = digest(exchange, FILE)
+        in_order(update(exchange, lake, source="archive"))
+        assert stored(lake, HOURS)[: len(rows)] == rows
+        assert of_days(lake, 16, 17, 18, 20, 21) == [
+            (FILE, new),
+            (daily, of_day),
+            (FILE, new),
+            (FILE, old),
+            (FILE, new),
+        ]
+        assert_quiet(exchange, lake, "archive")
+        assert compared(exchange, lake).sound
+
+
+def test_a_file_is_published_again_and_again(world, tmp_path):
+    """Each time it lacks other days; once it is as it was at first."""
+    lake = tmp_path / "lake"
+    with serve(world, OF_DAYS) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        rows, known = stored(lake, HOURS), [digest(exchange, FILE)]
+        # What it lacks, and which publication was the last one with the 16th, the 17th and the 18th.
+        for lacks, last in [([17], [1, 0, 1]), ([17, 18], [2, 0, 1]), ([18], [3, 3, 1]), ([], [4, 4, 4]), ([17], [5, 4, 5])]:
+            change(exchange, OF_DAYS, *map(without, lacks))
+            known.append(digest(exchange, FILE))
+            outcome = in_order(update(exchange, lake, source="archive"))
+            said = [finding.message for finding in outcome.findings if finding.check == "republished"]
+            assert [f"was {known[-2]} and is {known[-1]}" in message for message in said] == [True]
+            assert of_days(lake, 16, 17, 18) == [(FILE, known[which]) for which in last]
+            assert stored(lake, HOURS)[: len(rows)] == rows
+            assert_quiet(exchange, lake, "archive")
+            assert compared(exchange, lake).sound
+        assert known[4] == known[0]
+
+
+def test_of_two_files_that_are_read_together_each_is_named_for_its_own_rows(world, tmp_path):
+    """A month and a day in it were published again, and the month lacks what the day has."""
+    lake, daily = tmp_path / "lake", FILE.replace("monthly", "daily").replace("2026-01", "2026-01-17")
+    hours = {"defect": "missing_rows", "key": "monthly/.*-1h-2026-01", "start": "2026-01-17T03:00", "end": "2026-01-17T05:00"}
+    with serve(world, hours) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        assert of_days(lake, 16, 17, 18) == [(FILE, digest(exchange, FILE))] * 3
+        change(exchange, without(17), {"defect": "republished", "key": "daily/.*-1h-2026-01-17", "at": "2026-03-01"})
+        in_order(update(exchange, lake, source="archive"))
+        new = digest(exchange, FILE)
+        assert of_days(lake, 16, 17, 18) == [(FILE, new), (daily, digest(exchange, daily)), (FILE, new)]
+        assert_quiet(exchange, lake, "archive")
+        assert compared(exchange, lake).sound
+
+
+def test_what_was_not_read_of_a_new_publication_is_not_of_it(world, tmp_path):
+    """The beginning of a month is asked for when its file is another one than brought the end; the next update reads all."""
+    lake, again = tmp_path / "lake", {"defect": "republished", "key": "monthly/.*-1h-2026-01", "at": "2026-03-01"}
+    with serve(world, OF_DAYS) as exchange:
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-01-17", "2026-02-01"), source="archive"))
+        old = digest(exchange, FILE)
+        change(exchange, OF_DAYS, again)
+        new = digest(exchange, FILE)
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        assert of_days(lake, 16, 17) == [(FILE, new), (FILE, old)]
+        assert {finding.check for finding in in_order(update(exchange, lake, source="archive")).findings} == {"changed"}
+        assert of_days(lake, 16, 17) == [(FILE, new), (FILE, new)]
+        assert_quiet(exchange, lake, "archive")
+
+
+def test_a_file_that_was_published_again_is_named_for_its_own_rows_only(world, tmp_path):
+    """Of a day whose first half REST gave, the file with other values and without the next day has what REST has not."""
+    lake = tmp_path / "lake"
+    with serve(world, OF_DAYS) as exchange:
+        of_rest = ("2026-01-16", "2026-01-17T18:00")
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *of_rest), source="rest"))
+        in_order(run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY), source="archive"))
+        old, rows = digest(exchange, FILE), stored(lake, HOURS)
+        again = {"defect": "republished", "key": "monthly/.*-1h-2026-01", "at": "2026-03-01"}
+        change(exchange, OF_DAYS, without(18), again)
+        new = digest(exchange, FILE)
+        outcome = in_order(update(exchange, lake, source="archive"))
+        (changed,) = [finding for finding in outcome.findings if finding.check == "changed"]
+        apart = [row[0] for row, other in zip(rows, stored(lake, HOURS), strict=False) if row != other]
+        assert list(changed.times) == apart
+        assert not any(parse_time(of_rest[0]) <= time < parse_time(of_rest[1]) for time in apart)
+        assert not any(iso(time).startswith("2026-01-18") for time in apart)
+        page = ("/fapi/v1/klines", None)
+        assert of_days(lake, 15, 16, 17, 18, 19) == [(FILE, new), page, page, (FILE, old), (FILE, new)]
+        assert_quiet(exchange, lake, "archive")
+        assert compared(exchange, lake).sound
 
 
 # ---- 10. the same again

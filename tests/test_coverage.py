@@ -55,7 +55,7 @@ def test_each_row_has_one_source_and_each_absent_bar_all_that_were_asked(answers
         rows |= dict.fromkeys(given, (source, key))
         still = runs(place for place in span if place not in rows)
         answer = entry(low, high, source, key, "digest" if key else None)
-        entries = after(entries, [answer], gave=runs(given), still=still)
+        entries = after(entries, [answer], gave=runs(given), has={key: runs(sent)}, still=still)
     for place in range(LENGTH):
         if place in rows:
             assert named(entries, place) == {rows[place]}
@@ -66,15 +66,66 @@ def test_each_row_has_one_source_and_each_absent_bar_all_that_were_asked(answers
         assert all(one.end <= other.start for one, other in pairwise(spans))
 
 
+@st.composite
+def publications(draw):
+    """Parts of files that come one after the other, each of one of several publications, and pages of REST; with the values
+    of the bars which they have.
+    """
+    places = st.integers(0, LENGTH - 1)
+    bars = st.dictionaries(places, st.sampled_from([1.0, 2.0]))
+    said = {(key, digest): draw(bars) for key in ("month", "day") for digest in ("aa", "bb", "cc")}
+    found = []
+    for _ in range(draw(st.integers(1, 8))):
+        low, high = sorted(draw(st.tuples(places, places)))
+        file = draw(st.sampled_from([None, *said]))
+        has = draw(bars) if file is None else said[file]
+        found.append((file, low, high + 1, {place: has[place] for place in has if low <= place <= high}))
+    return found
+
+
+@given(publications())
+@settings(max_examples=400)
+def test_the_digest_at_a_row_is_that_of_a_publication_which_has_it(answers):
+    entries: tuple[Coverage, ...] = ()
+    rows: dict[int, float] = {}
+    of_rest: set[int] = set()
+    having: dict[tuple[str, str] | None, dict[int, float]] = {file: {} for file, *_ in answers}
+    read: dict[tuple[str, int], str] = {}
+    for file, low, high, has in answers:
+        having[file] |= has
+        came = {place: bar for place, bar in has.items() if file is None or place not in of_rest}
+        given = {place: bar for place, bar in came.items() if rows.get(place) != bar}
+        rows |= given
+        still = runs(place for place in range(low, high) if place not in rows)
+        answer = entry(low, high, "archive", *file) if file else entry(low, high)
+        where = {answer.key: runs(has)}
+        entries = joined(after(entries, [answer], gave=runs(given), has=where, still=still))
+        assert joined(after(entries, [answer], has=where, still=still)) == entries
+        of_rest = {place for place in rows if {source for source, _ in named(entries, place)} == {"rest"}}
+        read |= {(file[0], place): file[1] for place in range(low, high)} if file else {}
+    for place in range(LENGTH):
+        here = [one for one in entries if place * MINUTE in one.span]
+        if place in rows:
+            (one,) = here
+            assert having[(one.key, one.sha256) if one.key else None][place] == rows[place]
+        for one in here:
+            assert one.key is None or one.latest == read[one.key, place]
+
+
 def test_an_answer_that_is_known_leaves_the_day_of_the_first():
     before = (entry(0, 10, checked=1),)
-    assert after(before, [entry(0, 12, checked=2)], gave=runs([10, 11])) == (*before, entry(10, 12, checked=2))
+    assert after(before, [entry(0, 12, checked=2)], gave=runs([10, 11]), has={None: runs(range(12))}) == (
+        *before,
+        entry(10, 12, checked=2),
+    )
 
 
 def test_a_day_that_the_months_file_lacked_is_that_of_its_own_file():
     month, day = entry(0, 20, "archive", "month", "aa"), entry(5, 8, "archive", "day", "bb")
     lacked = runs([5, 6, 7])
-    found = joined(after(after((), [month], gave=subtract(runs(range(20)), lacked), still=lacked), [day], gave=lacked))
+    rest = subtract(runs(range(20)), lacked)
+    first = after((), [month], gave=rest, has={"month": rest}, still=lacked)
+    found = joined(after(first, [day], gave=lacked, has={"day": lacked}))
     assert [(one.span, one.key) for one in found] == [
         (TimeRange(0, 5 * MINUTE), "month"),
         (TimeRange(5 * MINUTE, 8 * MINUTE), "day"),
@@ -85,7 +136,7 @@ def test_a_day_that_the_months_file_lacked_is_that_of_its_own_file():
 def test_a_file_that_was_published_again_keeps_the_digest_of_before():
     old = (entry(0, 5, "archive", "month", "aa"), entry(7, 20, "archive", "month", "aa"), entry(5, 7, checked=3))
     new = entry(0, 20, "archive", "month", "bb", checked=9)
-    found = joined(after(old, [new], gave=runs([8])))
+    found = joined(after(old, [new], gave=runs([8]), has={"month": runs(range(20))}))
     assert [(one.span.start // MINUTE, one.sha256, one.former, one.checked) for one in found] == [
         (0, "bb", ("aa",), 9),
         (5, None, (), 3),

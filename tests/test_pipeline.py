@@ -230,6 +230,17 @@ def test_what_failed_before_its_first_file_is_not_forgotten(world, tmp_path):
         assert stored(lake, series) == truth(exchange, series, 0, parse_time("2026-03-01T12:00"))
 
 
+@pytest.mark.parametrize(("start", "end"), [("2015-01-01", "2016-01-01"), ("2026-03-01T12:00:10", "2026-03-01T12:00:20")])
+def test_a_range_in_which_nothing_can_be_does_not_let_a_series_be_forgotten(exchange, tmp_path, start, end):
+    lake, series = tmp_path / "lake", Series("um", "klines", "ETHUSDT", "1h")
+    run(exchange, lake, select("klines", "BTCUSDT", "1h", "2026-02-20"))
+    Store(lake, "year").want({series: parse_time("2026-02-01")})
+    assert run(exchange, lake, select("klines", "ETHUSDT", "1h", start, end)).exit_code == 0
+    assert Store(lake, "year").wanted() == {series: parse_time("2026-02-01")}
+    assert run(exchange, lake, command="update", stored=lambda _: True).exit_code == 0
+    assert stored(lake, series) == truth(exchange, series, parse_time("2026-02-01"), parse_time("2026-03-01T12:00"))
+
+
 @pytest.mark.parametrize("content", [b"", b"[", b"{}", b'{"a": 1}', b"[1]", b'[{"market": "um"}]', b"[" * 100_000, b"\xff"])
 def test_a_damaged_list_of_what_is_wanted_is_told(exchange, tmp_path, content):
     run(exchange, tmp_path / "lake", select("klines", "BTCUSDT", "1d", "2026-02-01"))

@@ -94,6 +94,64 @@ def test_four_backfills_at_once_stay_below_the_limit_together(host, exchange):
         assert stored(host.folder / lake, BARS) == expected
 
 
+@pytest.mark.slow
+def test_a_run_says_why_it_waits_for_its_share(host, exchange):
+    """Once, on stderr, in whatever form; with --quiet not at all."""
+    exchange.latency_ms = 20
+    exchange.clock.set(wall_ms() // MINUTE * MINUTE + 48_000)
+    told = {}
+    ways = {"text": ("text",), "json": ("json",), "quiet": ("text", "--quiet")}
+    running = {
+        way: host.start(
+            *(exchange, *BACKFILL, *more),
+            lake=f"lake {way}",
+            ETL_WEIGHT_SHARE="0.2",
+            ETL_LOG_FORMAT=form,
+            ETL_STATE_DIR=str(host.folder / f"state {way}"),
+        )
+        for way, (form, *more) in ways.items()
+    }
+    for way, process in running.items():
+        with process:
+            out, err = process.communicate(timeout=150)
+        assert process.returncode == 0, err
+        assert json.loads(out)["rows_written"] == 13_680
+        told[way] = [line for line in err.splitlines() if "ETL_WEIGHT_SHARE" in line]
+    (line,) = told["text"]
+    assert re.search(r"^I um waits \d+ s before .*: 40 of 200 weight a minute may be used \(ETL_WEIGHT_SHARE is 0.2\)", line)
+    (line,) = map(json.loads, told["json"])
+    assert (line["level"], line["command"], "um waits" in line["message"]) == ("info", "backfill", True)
+    assert told["quiet"] == []
+
+
+@pytest.mark.parametrize("command", ["backfill", "update", "repair"])
+def test_a_share_that_can_never_pay_is_wrong_use(host, exchange, command):
+    """Before anything is asked for or written; the exchange's limit of 200 a minute would pay a page, which weighs 2."""
+    arguments = BACKFILL if command == "backfill" else [command, "--source", "rest", "--json"]
+    if command != "backfill":
+        assert host.run(exchange, *BACKFILL).returncode == 0
+    before = sorted(path for path in host.folder.rglob("*") if path.is_file())
+    exchange.reset()
+    refused = host.run(exchange, *arguments, ETL_WEIGHT_SHARE="0.005")
+    assert refused.returncode == 2, refused.stderr
+    document = json.loads(refused.stdout)
+    assert (document["exit_code"], document["error"]["type"]) == (2, "UsageError")
+    for part in ("ETL_WEIGHT_SHARE is 0.005", "200 weight a minute", "weighs 2", "0.01 at least"):
+        assert part in document["error"]["message"]
+    assert {request.path.rpartition("/")[2] for request in exchange.requests} <= {"time", "exchangeInfo"}
+    lake = host.folder / "lake"
+    assert sorted(path for path in lake.rglob("*") if path.is_file()) == [path for path in before if lake in path.parents]
+
+
+def test_rules_that_a_share_can_never_pay_are_wrong_use_too(host, exchange):
+    """Those of spot weigh 20 of 6,000."""
+    refused = host.run(exchange, *BACKFILL, "--market", "spot", ETL_WEIGHT_SHARE="0.001")
+    assert refused.returncode == 2
+    assert "0.0034 at least" in refused.stderr
+    assert exchange.requests == []
+    assert not (host.folder / "lake").exists()
+
+
 def test_a_process_that_is_killed_takes_nothing_with_it_for_ever(host, exchange):
     exchange.faults = Faults([{"action": "stall", "path": "klines", "after": 3, "seconds": 60}])
     with host.start(exchange, *BACKFILL) as process:

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from etl.ranges import parse_time
 from etl.sim.clock import Clock
+from etl.sim.faults import Faults
 from etl.sim.market import GeneratedWorld
 from etl.sim.server import Simulator
 
@@ -36,10 +38,11 @@ def command(lake, *more):
     ]
 
 
-def test_a_terminal_gets_a_bar_and_stdout_stays_clean(exchange, tmp_path):
+def at_a_terminal(exchange, lake):
+    """What the terminal is sent, and what comes on stdout."""
     ours, theirs = pty.openpty()
     env = {**os.environ, "ETL_UM_URL": exchange.url, "TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen(command(tmp_path / "lake"), stdout=subprocess.PIPE, stderr=theirs, env=env, cwd=tmp_path)
+    process = subprocess.Popen(command(lake), stdout=subprocess.PIPE, stderr=theirs, env=env, cwd=lake.parent)
     os.close(theirs)
     shown = b""
     while True:
@@ -53,11 +56,26 @@ def test_a_terminal_gets_a_bar_and_stdout_stays_clean(exchange, tmp_path):
     os.close(ours)
     stdout, _ = process.communicate(timeout=30)
     assert process.returncode == 0
+    return shown.decode(), stdout
+
+
+def test_a_terminal_gets_a_bar_and_stdout_stays_clean(exchange, tmp_path):
+    text, stdout = at_a_terminal(exchange, tmp_path / "lake")
     assert stdout == b""
-    text = shown.decode()
     assert "rows/s" in text
     assert "weight" in text
     assert "41,070 rows" in text
+
+
+def test_a_line_that_is_logged_goes_above_the_bar(exchange, tmp_path):
+    exchange.faults = Faults([{"action": "status", "status": 503, "path": "klines", "after": 3, "first": 40}])
+    try:
+        text, _ = at_a_terminal(exchange, tmp_path / "lake")
+    finally:
+        exchange.faults = Faults([])
+    before = [text[: found.start()] for found in re.finditer("W attempt", text)]
+    assert before
+    assert all(part.endswith(("\r\x1b[2K", "\n")) for part in before)
 
 
 def test_a_log_gets_lines_and_quiet_is_silent(exchange, tmp_path):

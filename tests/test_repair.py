@@ -386,6 +386,21 @@ def test_the_other_source_is_taken_where_it_is_named(exchange, lake):
     assert mend(exchange, lake, against="archive").exit_code == 0
 
 
+def test_the_former_digest_of_a_row_that_is_put_right_is_kept(exchange, lake):
+    fill(exchange, lake, "klines", "BTCUSDT", "5m", source="archive")
+
+    def of_january():
+        entries = opened(lake).files(Series("um", "klines", "BTCUSDT", "5m"))[-1].coverage
+        return [(entry.sha256, entry.former) for entry in entries if entry.key and "monthly" in entry.key]
+
+    ((old, _),) = of_january()
+    of_days = {"defect": "never", "key": "daily/.*-5m-2026-01"}
+    publish(exchange, of_days, {"defect": "flat_bar", "key": "-5m-2026-01", "time": "2026-01-17T20:00"})
+    assert mend(exchange, lake, lambda series: series.interval == "5m", against="archive").rows_written == 1
+    ((new, former),) = of_january()
+    assert (new != old, former) == (True, (old,))
+
+
 def test_what_cannot_be_asked_stays_as_it_is(exchange, lake):
     rewrite(lake, HOURS, lambda rows: with_one(rows, 53, high=0.5))
     wrong = stored(lake, HOURS)
@@ -446,3 +461,12 @@ def test_the_command(exchange, lake):
     assert etl("verify").returncode == 0
     assert etl("repair").returncode == 0
     assert etl("repair", "candles").returncode == 2
+
+
+def test_a_series_whose_first_run_was_killed_is_fetched(exchange, lake):
+    series = Series("um", "klines", "BTCUSDT", "1d")
+    Store(lake, "year").want({series: START})
+    outcome = repair(settings(exchange, lake), lambda _: True)
+    assert (outcome.exit_code, outcome.left) == (0, [])
+    assert stored(lake, series) == truth(exchange, series, START, parse_time("2026-03-01"))
+    assert not (lake / "wanted.json").exists()

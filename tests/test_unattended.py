@@ -369,6 +369,19 @@ def test_a_torn_record_costs_itself_and_no_other(start, logged, tmp_path, tear, 
     assert json.loads(last)["run_id"] == lines[-1]["run_id"] == records(tmp_path)[-1]["run_id"]
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
+def test_closed_streams_change_nothing(exchange, tmp_path, closed):
+    urls = {f"ETL_{name}_URL": exchange.url for name in ("UM", "CM", "SPOT", "ARCHIVE", "ARCHIVE_INDEX")}
+    places = {"ETL_LAKE": str(tmp_path / "lake"), "ETL_STATE_DIR": str(tmp_path / "state")}
+    shell = ["sh", "-c", '"$@" ' + " ".join(f"{number}>&-" for number in closed), "sh", sys.executable, "-m", "etl"]
+    for arguments in (BACKFILL, ["update"], ["update", "--json"]):
+        done = subprocess.run(
+            [*shell, *arguments], env=os.environ | urls | places, cwd=tmp_path, capture_output=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert [row["exit_code"] for row in records(tmp_path)] == [0, 0, 0]
+
+
 def test_a_plan_is_no_run(logged, tmp_path):
     logged(*BACKFILL)
     code, _ = logged("update", "--dry-run")

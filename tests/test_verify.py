@@ -81,7 +81,7 @@ def test_a_right_lake_has_no_error(exchange, lake):
         exchange,
         lake,
         select("klines mark_klines premium_klines", "BTCUSDT", "1m 1h 1d 1w 1M", "2026-01-01"),
-        select("klines", "SRMUSDT OCEANUSDT TSLAUSDT", "1w 1M", None),  # these begin in the middle of their first bars
+        select("klines", "LUNAUSDT SRMUSDT OCEANUSDT TSLAUSDT", "1w 1M", None),  # these begin in the middle of their first bars
         select("funding klines", "LUNAUSDT SRMUSDT OCEANUSDT TSLAUSDT", "12h 1d", None),
         select("klines", "BTCUSD_PERP", "1h 1d", "2026-01-01", market="cm"),
         select("klines", "BTCUSDT", "1h 1d", "2021-08-01", "2021-09-01", market="spot"),

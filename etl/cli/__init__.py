@@ -75,6 +75,7 @@ for _command in _COMMANDS:
 
 def main() -> NoReturn:
     """Run a command; errors become one message on stderr, one document with --json, and the exit code of their type."""
+    _open_streams()
     as_json = "--json" in sys.argv[1:]
     try:
         if as_json:  # a document is owed, whatever ends the command
@@ -82,6 +83,16 @@ def main() -> NoReturn:
         _run(as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
         _fail(Cancelled("interrupted"), 130, as_json=as_json)
+
+
+def _open_streams() -> None:
+    """Let what a scheduler closed (`2>&-`) lead nowhere: else a file of the lake gets its number, and what is printed."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            if (opened := os.open(os.devnull, os.O_RDWR)) != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
 
 
 def _run(*, as_json: bool) -> NoReturn:

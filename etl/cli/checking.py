@@ -40,7 +40,7 @@ def status(datasets: tuple[str, ...], max_lag: str | None, at: int | None, *, re
     if rebuild:
         pipeline.rebuild(store)
     chosen = choice(datasets, options)
-    chosen.require([*store.series(), *(series for series, _ in store.strays())])
+    chosen.require([*store.series(), *(series for series, _ in store.strays(beside=True))])
     rows = pipeline.status(store, int(time.time() * 1000) if at is None else at, chosen)
     wrong = [f"{row['dataset']} {row['symbol']} cannot be read: {row['error']}" for row in rows if "error" in row]
     if max_lag is not None:
@@ -68,7 +68,7 @@ def verify(datasets: tuple[str, ...], against: Literal["archive", "rest"] | None
     settings = load_settings(options)
     store = open_lake(settings)
     chosen = choice(datasets, options)
-    chosen.require([*store.series(), *(series for series, _ in store.strays())])
+    chosen.require([*store.series(), *(series for series, _ in store.strays(beside=True))])
     found = verifying.verify(store, chosen)
     if against:
         with stoppable(None) as stop:

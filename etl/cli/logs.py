@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -46,10 +46,18 @@ class _JsonLines(logging.Formatter):
         return json.dumps({name: masked(value) if isinstance(value, str) else value for name, value in line.items()})
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at the time: a progress bar takes its place, and lets lines go above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def start_log(form: str, *, verbose: int = 0, quiet: bool = False, run_id: str | None = None) -> None:
     """Everything that this process says on stderr goes through one handler: our lines, and warnings of libraries."""
     shared = {"command": _command(), **({"run_id": run_id} if run_id else {})}
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines()
     handler.setFormatter(_JsonLines(shared) if form == "json" else _TextLines("%(levelname).1s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)

@@ -22,10 +22,10 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from .. import publication, registry
-from ..errors import BadAnswer, NotPublished, Refused, Rejected, Transient, UsageError
+from ..errors import BadAnswer, EtlError, NotPublished, Refused, Rejected, Transient, UsageError
 from ..model import ArchiveFile, Series
 from ..publication import Kind
-from ..ranges import ALWAYS, TimeRange, from_datetime
+from ..ranges import ALWAYS, TimeRange, from_datetime, parse_time
 from ..text import masked
 from . import bulk
 from .conversation import Throttled, http_date, judge
@@ -38,6 +38,8 @@ _T = TypeVar("_T")
 _ENOUGH = 3
 _MAX_CHECKSUM = 1024
 _MAX_LISTING = 32 * MEBIBYTE
+# Asked for where only the time of the answer matters, which a file that is not there has, too.
+_SOME_FILE = publication.file_of(Series("um", "klines", "BTCUSDT", "1d"), "monthly", parse_time("2020-01-01"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +95,21 @@ class ArchiveSource:
     # ---- questions
 
     def now(self) -> int:
-        """The archive's clock in ms UTC: the latest Date header of its answers; the local clock plays no part."""
+        """The archive's clock in ms UTC: the latest Date header of its answers; the local clock plays no part.
+
+        Where the listing gives no answer at all, that of a file tells it.
+        """
+        failure: EtlError = BadAnswer(
+            "the archive's answers carry no Date header: nothing tells which bars are closed; use --source rest"
+        )
+        for ask in (lambda: self._page("data/", ""), lambda: self.published(_SOME_FILE)):
+            if self._date is None:
+                try:
+                    ask()
+                except (Transient, BadAnswer, Rejected) as error:
+                    failure = error
         if self._date is None:
-            try:
-                self._page("data/", "")
-            except (Transient, BadAnswer, Rejected):
-                if self._date is None:
-                    raise
-        if self._date is None:
-            raise BadAnswer(
-                "the archive's answers carry no Date header: nothing tells which bars are closed; use --source rest"
-            )
+            raise failure
         return self._date
 
     def symbols(self, market: str, dataset: str) -> tuple[str, ...]:

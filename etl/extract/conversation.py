@@ -22,7 +22,7 @@ from ..ranges import MAX_TIME, MINUTE, SECOND, from_datetime, iso
 from ..text import masked
 from . import wire
 from .http import Answer, Http, Params
-from .limits import Now, Pool, RequestPool, Ticket, WeightBudget
+from .limits import Blocked, Now, Pool, RequestPool, Ticket, WeightBudget
 from .retry import Effort, Persistence, Stats, Stop
 
 _T = TypeVar("_T")
@@ -147,7 +147,10 @@ class Conversation:
             answer = limits.reserve(weight, self._instant())
             if isinstance(answer, Ticket):
                 return answer
-            _log.debug("%s: the budget is used up, waiting %.1f s", self.market.name, answer / SECOND)
+            if why := limits.told(answer):
+                _log.info("%s waits %.0f s before %s is asked on: %s", self.market.name, answer / SECOND, self._base_url, why)
+            cause = "because of a 429" if isinstance(answer, Blocked) else "for its budget"
+            _log.debug("%s waits %.1f s %s", self.market.name, answer / SECOND, cause)
             self._persist.pause(answer / SECOND)
 
     def _read(self, answer: Answer, pool: str, decode: Callable[[bytes], _T]) -> _T:

@@ -22,8 +22,8 @@ from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
 
-from ..errors import Refused
-from ..ranges import DAY, MINUTE, iso
+from ..errors import Refused, UsageError
+from ..ranges import DAY, MINUTE, SECOND, iso
 from ..registry import FUNDING_LIMIT, FUNDING_WINDOW
 
 # No request is under way for longer: `http` gives up after a minute. What was in flight when its process died, or when its
@@ -32,6 +32,8 @@ LONGEST_FLIGHT = 2 * MINUTE
 # A ban lasts two minutes at first, doubles with each that follows, and is three days at most (binance-facts 4.3).
 FIRST_BAN = 2 * MINUTE
 LONGEST_BAN = 3 * DAY
+# A shorter wait for a budget is part of its pace, and not worth a line (ms).
+LONG_WAIT = 5 * SECOND
 # So many minutes are kept, those that were charged last: a flight touches four at most, and clocks differ by less than one.
 _MINUTES = 6
 
@@ -41,6 +43,10 @@ class Now(NamedTuple):
 
     earliest: int
     latest: int
+
+
+class Blocked(int):
+    """Milliseconds to wait because a 429 said so; every other wait is for the budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +141,18 @@ class Pool(ABC):
         self._shelf = shelf or Own()
         self._number = secrets.randbits(48)
         self._refusal: Refused | None = None
+        self._untold = Lock()
 
     def reserve(self, weight: int, now: Now) -> Ticket | int:
-        """A ticket for a request of `weight`, or the milliseconds to wait before asking again; Refused after `refuse`, and as
-        long as a ban lasts that any process was told of.
+        """A ticket for a request of `weight`, or the milliseconds to wait before asking again, which are `Blocked` after a 429;
+        Refused after `refuse`, and as long as a ban lasts that any process was told of; UsageError as `require`.
         """
         self._obey_own()
         with self._shelf.open(now) as state:
             self._obey(state, now)
+            self._require(state, weight)
             if ahead(state.blocked_until, now):
-                return state.blocked_until - now.earliest
+                return Blocked(state.blocked_until - now.earliest)
             self._land(state, now)
             if (wait := self._wait(state, weight, now)) > 0:
                 return wait
@@ -196,6 +204,29 @@ class Pool(ABC):
         with self._shelf.open(None) as state:
             self._limit = state.limit = limit
 
+    def require(self, weight: int) -> None:
+        """UsageError if the share can never pay a request of `weight`, though the exchange's limit could."""
+        with self._shelf.open(None) as state:
+            self._require(state, weight)
+
+    def told(self, wait: int) -> str | None:
+        """What to say of a wait that `reserve` asked for: once, and of a long one for the budget only; None otherwise."""
+        if isinstance(wait, Blocked) or wait <= LONG_WAIT or not self._untold.acquire(blocking=False):  # nobody gives it back
+            return None
+        with self._shelf.open(None) as state:
+            cap, limit = self._cap(state), state.limit or self._limit
+        share = f"ETL_WEIGHT_SHARE is {self._share:g}"
+        used = "they are used up for now, by this process and all others that share the limit"
+        return f"{cap:,} of {limit:,} {self._unit} may be used ({share}), and {used}"
+
+    def _require(self, state: State, weight: int) -> None:
+        cap, limit = self._cap(state), state.limit or self._limit
+        if cap < weight <= limit:
+            raise UsageError(
+                f"ETL_WEIGHT_SHARE is {self._share:g}, which leaves {cap:,} of the exchange's {limit:,} {self._unit}, and one "
+                f"request that is needed weighs {weight}: set it to {least_share(weight, limit):g} at least"
+            )
+
     def _obey_own(self) -> None:
         if self._refusal is not None:
             raise copy(self._refusal)
@@ -222,11 +253,16 @@ class Pool(ABC):
             del state.flights[number]
 
     def _fits(self, state: State, weight: int, used: int) -> bool:
-        """A request heavier than the whole budget goes alone rather than never."""
+        """A request heavier than the exchange's whole limit goes alone rather than never; see `_require` for the share."""
         return used + weight <= self._cap(state) or used == 0
 
     def _cap(self, state: State) -> int:
         return max(1, int((state.limit or self._limit) * self._share))
+
+    @property
+    @abstractmethod
+    def _unit(self) -> str:
+        """What the limit counts."""
 
     @abstractmethod
     def _since(self, now: Now) -> int:
@@ -251,6 +287,8 @@ class WeightBudget(Pool):
     minute from now on. What others use behind the same address is learned from `x-mbx-used-weight-1m`, for the running minute:
     others are all whose weight is not in the same state.
     """
+
+    _unit = "weight a minute"
 
     def _since(self, now: Now) -> int:
         return now.earliest - now.earliest % MINUTE
@@ -292,6 +330,10 @@ class RequestPool(Pool):
         super().__init__(limit, share, shelf)
         self._window = window_ms
 
+    @property
+    def _unit(self) -> str:
+        return f"requests in {self._window // SECOND} s"
+
     def reserve(self, weight: int, now: Now) -> Ticket | int:  # noqa: ARG002 - one request is one, whatever it weighs
         """As for every pool; the weight does not matter."""
         return super().reserve(1, now)
@@ -318,6 +360,12 @@ class RequestPool(Pool):
 def ahead(time: int, now: Now) -> bool:
     """Whether `time` is still to come, and near enough to have been meant by this clock: no wait is longer than three days."""
     return 0 < time - now.earliest <= LONGEST_BAN
+
+
+def least_share(weight: int, limit: int) -> float:
+    """The smallest share with four decimals that pays a request of `weight`, which the limit can pay."""
+    parts = -(-weight * 10_000 // limit)
+    return (parts if int(limit * (parts / 10_000)) >= weight else parts + 1) / 10_000
 
 
 def banned(before: Ban | None, error: Refused, now: Now) -> Ban:

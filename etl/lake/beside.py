@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from .. import registry
 from ..errors import EtlError
-from .files import looking_at
+from .files import check_file, looking_at
 
 _T = TypeVar("_T")
 
@@ -30,6 +30,7 @@ def held(paths: Sequence[Path]) -> Iterator[dict[str, Path]]:
     with ExitStack() as files:
         names: dict[str, Path] = {}
         for path in paths:
+            check_file(path)
             with looking_at(path):
                 names[f"/proc/self/fd/{files.enter_context(path.open('rb')).fileno()}"] = path
         yield names

@@ -46,6 +46,20 @@ def why_no_folder(path: Path) -> str | None:
         return f"cannot be looked at ({error.strerror})"
 
 
+def why_no_file(path: Path) -> str | None:
+    """Why what has that name has no content; None where it is a file, or nothing has the name."""
+    try:
+        return None if stat.S_ISREG(path.stat().st_mode) else "is no regular file"
+    except OSError:  # who reads it hears of it
+        return None
+
+
+def check_file(path: Path) -> None:
+    """LakeError for what is there and no file: a pipe would hold us up for ever."""
+    if why := why_no_file(path):
+        raise LakeError(f"{path} {why}: move it away")
+
+
 def why_no_target(path: Path) -> str | None:
     """Why a link leads nowhere; None where it leads somewhere, or is none."""
     try:

@@ -6,6 +6,7 @@ own file is another one. A snapshot knows no wall clock: the same lake gives the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -26,7 +27,18 @@ from .. import registry
 from ..errors import Cancelled, LakeError, UsageError
 from ..model import Series
 from ..ranges import from_datetime, iso, parse_time
-from .files import MANIFEST, cure, listed, looking_at, publish_folder, remove_folder, remove_left_over, temporary
+from .files import (
+    MANIFEST,
+    check_file,
+    cure,
+    listed,
+    looking_at,
+    publish_folder,
+    remove_folder,
+    remove_left_over,
+    temporary,
+    why_no_file,
+)
 from .store import Store, Stored
 from .views import CATALOG, unusable_catalog, write_catalog
 
@@ -143,6 +155,8 @@ def live(store: Store) -> Snapshot:
     files = [File(_place(store.root, file.path), file.size, file.rows) for file in stored]
     with looking_at(store.root):
         records = [path for pattern in _RECORDS for path in sorted(store.root.glob(pattern))]
+        for path in records:
+            check_file(path)
         files += [File(_place(store.root, path), path.stat().st_size, None) for path in records]
     as_of = max((answer.span.end for file in stored for answer in file.coverage), default=None)
     return Snapshot(LIVE, store.root, as_of, {file.path: file for file in sorted(files, key=lambda file: file.path)})
@@ -151,6 +165,7 @@ def live(store: Store) -> Snapshot:
 def read(lake: Path, name: str) -> Snapshot:
     """What the manifest of the snapshot says; UsageError where there is none of that name, LakeError if it cannot be read."""
     path = folder(lake, name) / MANIFEST
+    check_file(path)
     try:
         about = json.loads(path.read_bytes())
         if (version := msgspec.convert(about, _Version).format) > FORMAT:
@@ -378,6 +393,8 @@ def _one(path: Path, other: Path) -> bool:
 
 
 def _sha256(path: Path) -> str:
+    if why := why_no_file(path):
+        raise OSError(errno.EINVAL, why, str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

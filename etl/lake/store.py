@@ -30,6 +30,7 @@ from ..ranges import HOUR, MAX_TIME, TimeRange, from_datetime, iso, months, pars
 from ..schema import arrow_schema, empty
 from .files import (
     MANIFEST,
+    check_file,
     cure,
     in_the_way,
     is_there,
@@ -40,6 +41,7 @@ from .files import (
     remove_left_over,
     replace_file,
     set_aside,
+    why_no_file,
     why_no_folder,
     why_no_target,
 )
@@ -49,6 +51,8 @@ FOOTER_KEY = b"etl"
 ROW_GROUP = 131_072
 LONGEST_NAME = 200
 _INTERVALS = {interval.path_name: name for name, interval in registry.INTERVALS.items()}
+# What lies in a lake beside its series, each in a folder of its own.
+_BESIDE = ("symbols", "runs", "snapshots", "quarantine", ".tmp")
 _log = logging.getLogger("etl")
 
 
@@ -87,6 +91,8 @@ class Store:
         UsageError if the lake there belongs to another network.
         """
         path = root / "lake.json"
+        if why := why_no_file(path):
+            raise LakeError(f"{path} cannot be read (it {why}); it says what the lake is: restore it before going on")
         try:
             about = json.loads(path.read_text())
             version, owner, stands = about["format"], about["network"], about["partition"]
@@ -163,18 +169,38 @@ class Store:
                 yield series
         yield from sorted(wanted)
 
-    def strays(self) -> list[tuple[Series, LakeError]]:
+    def strays(self, *, beside: bool = False) -> list[tuple[Series, LakeError]]:
         """What is none of this lake and has the place of a series, or of a file of one, where the views show it, or keeps one
-        from being there; and the series that its path says, as far as it says one.
+        from being there; and the series that its path says, as far as it says one. With `beside` also what is in the way of the
+        lake's own folders and records: a run tells of that when it needs them.
         """
         strays: list[tuple[Series, Path, str]] = []
         for series, path, why in self._places():
             strays += [(series, path, why)] if why else self._of_other_layout(series)
-        for path in listed(self.root / "symbols"):
-            key, _, market = path.name.partition("=")
-            if key == "market" and market not in registry.MARKETS:
-                strays.append((Series(market, "symbols", ""), path, _foreign(f"there is no market {market}")))
+        strays += self._rules()
+        strays += self._beside() if beside else ()
         return [(_in_text(series), LakeError(_told(f"{path} {why}: move it away"))) for series, path, why in strays]
+
+    def _rules(self) -> Iterator[tuple[Series, Path, str]]:
+        """As `_places`, for the rules of symbols: only what is wrong."""
+        for folder in listed(self.root / "symbols"):
+            key, _, market = folder.name.partition("=")
+            if key == "market":
+                file = folder / "symbols.parquet"
+                if why := why_no_folder(folder):
+                    yield Series(market, "symbols", ""), folder, why
+                elif market not in registry.MARKETS:
+                    yield Series(market, "symbols", ""), folder, _foreign(f"there is no market {market}")
+                elif why := why_no_file(file):
+                    yield Series(market, "symbols", ""), file, why
+
+    def _beside(self) -> Iterator[tuple[Series, Path, str]]:
+        for name in _BESIDE:
+            if why := why_no_folder(self.root / name):
+                yield Series("", name, ""), self.root / name, why
+        for path in listed(self.root / "runs"):
+            if path.suffix == ".jsonl" and (why := why_no_file(path)):
+                yield Series("", "runs", ""), path, why
 
     def _places(self) -> Iterator[tuple[Series, Path, str | None]]:
         """What has the place of a series' folder, sorted, or stands in the way of some: the series that its path says, and why
@@ -217,6 +243,7 @@ class Store:
         with looking_at(path):
             if not path.exists():
                 return {}
+            check_file(path)
             content = path.read_bytes()
         try:
             wanted = _wanted(json.loads(content))
@@ -280,8 +307,6 @@ class Store:
         if why := why_no_target(path):
             raise LakeError(f"{path} {why}: bring that back, or remove the link, and the next run fetches the file again")
         with _reading(self.root, path):
-            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hold us up for ever
-                raise ValueError("it is no regular file")
             metadata = pq.read_metadata(path)
             about = json.loads((metadata.metadata or {})[FOOTER_KEY])
             version = about["format"]
@@ -502,7 +527,7 @@ def _entry(coverage: Coverage, rest_path: str) -> dict[str, Any]:
         "sha256": coverage.sha256,
         "checked": coverage.checked,
     }
-    more = {"etag": coverage.etag, "former": coverage.former}
+    more = {"etag": coverage.etag, "former": coverage.former, "later": coverage.later}
     return entry | {name: value for name, value in more.items() if value}
 
 
@@ -511,10 +536,10 @@ def _coverage(entry: dict[str, Any]) -> Coverage:
     if source not in SOURCES:
         raise ValueError(f"{source!r} is no source")
     key, sha256, etag = entry["source_url"] if source == "archive" else None, entry["sha256"], entry.get("etag")
-    former = tuple(entry.get("former", ()))
-    if wrong := [text for text in (key, sha256, etag, *former) if not isinstance(text, str | None)]:
+    former, later = (tuple(entry.get(name, ())) for name in ("former", "later"))
+    if wrong := [text for text in (key, sha256, etag, *former, *later) if not isinstance(text, str | None)]:
         raise TypeError(f"{wrong[0]!r} is no text")
-    return Coverage(_span(entry["start"], entry["end"]), source, _time(entry["checked"]), key, sha256, etag, former)
+    return Coverage(_span(entry["start"], entry["end"]), source, _time(entry["checked"]), key, sha256, etag, former, later)
 
 
 def _span(start: object, end: object) -> TimeRange:
@@ -563,10 +588,16 @@ def _writing(root: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _reading(lake: Path, path: Path) -> Iterator[None]:
     try:
+        _require_regular(path)
         yield
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, pa.ArrowException, ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         # The system's own errors have a number, Arrow's about the content have none.
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise LakeError(f"{path} cannot be read: {error}") from error
         helps = cure(lake, "etl repair fetches it again")
         raise Damaged(f"{path} is not a readable file of this lake ({error}); {helps}", path) from error
+
+
+def _require_regular(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hold us up for ever
+        raise ValueError("it is no regular file")

@@ -13,7 +13,7 @@ from ..errors import LakeError
 from ..model import SymbolRules
 from ..ranges import MAX_TIME, MINUTE, iso
 from ..schema import array
-from .files import cure, is_there, replace_file
+from .files import check_file, cure, is_there, replace_file
 
 _TEXT = ("symbol", "base_asset", "quote_asset", "contract_type", "status")
 _TIMES = ("onboard_time", "delivery_time")
@@ -54,14 +54,16 @@ class Symbols:
         """What is stored, by symbol; nothing where nothing is."""
         if not is_there(self._path):
             return {}
+        check_file(self._path)
         try:
             table = pq.ParquetFile(self._path).read()
             table = table.cast(pa.schema([(f.name, pa.int64() if pa.types.is_timestamp(f.type) else f.type) for f in SCHEMA]))
+            rows = table.to_pylist()
         except (OSError, pa.ArrowException, ValueError) as error:
             helps = cure(self._lake, "move it away, the next run makes it anew")
             raise LakeError(f"{self._path} cannot be read ({error}); {helps}") from error
         contracts: dict[str, list[Row]] = {}
-        for row in table.to_pylist():
+        for row in rows:
             contracts.setdefault(row["symbol"], []).append(row)
         return contracts
 

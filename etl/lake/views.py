@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -14,7 +16,7 @@ from .. import registry
 from ..errors import LakeError, UsageError
 from ..model import Column, Dataset
 from ..ranges import DAY, MAX_TIME
-from .files import cure, looking_at, replace_file
+from .files import check_file, cure, looking_at, replace_file
 
 if TYPE_CHECKING:
     import duckdb
@@ -76,12 +78,13 @@ _DECODED = {"interval": "CASE r.interval WHEN '1mo' THEN '1M' ELSE r.interval EN
 
 # What the ledger takes from elsewhere than coverage: the first and the last row of a file of bars stand in its statistics;
 # settlements have no grid, so they are counted; a series of them begins with the first one, and ends a day after the last one,
-# and less than a day without any shows neither: they are at most eight hours apart (binance-facts 6).
+# unless that contract still trades, and less than a day without any shows neither: they are at most eight hours apart
+# (binance-facts 6).
 _LEDGER_OF = {
     True: {
         "settled": "",
         "first": "SELECT m.file_name, min(epoch_ms(m.stats_min_value::TIMESTAMP)) AS first,"
-        " max(epoch_ms(m.stats_max_value::TIMESTAMP)) + 1 AS past\n  FROM parquet_metadata($files) AS m"
+        " max(epoch_ms(m.stats_max_value::TIMESTAMP)) + 1 AS past, NULL AS quiet\n  FROM parquet_metadata($files) AS m"
         " WHERE m.path_in_schema = 'open_time' GROUP BY m.file_name",
         "first_of": "r.file_name = p.file_name",
         "bare": "",
@@ -92,7 +95,10 @@ _LEDGER_OF = {
         "settled": "settled AS (\n  SELECT s.market, s.symbol, date_trunc('day', s.funding_time) AS cell, count(*) AS rows,"
         " min(epoch_ms(date_trunc('minute', s.funding_time))) AS first, max(epoch_ms(s.funding_time)) + 86400000 AS past\n"
         "  FROM read_parquet($files, hive_partitioning = true, hive_types_autocast = false) AS s\n  GROUP BY ALL\n),\n",
-        "first": "SELECT s.market, s.symbol, min(s.first) AS first, max(s.past) AS past FROM settled AS s GROUP BY ALL",
+        "first": "SELECT s.market, s.symbol, min(s.first) AS first, max(s.past) - 86400000 AS quiet,\n"
+        "    max(CASE WHEN t.symbol IS NULL THEN s.past ELSE $never END) AS past\n  FROM settled AS s LEFT JOIN $symbols AS t"
+        " ON t.market = s.market AND t.symbol = s.symbol AND t.status = 'TRADING' AND epoch_ms(t.onboard_time) < s.past\n"
+        "  GROUP BY ALL",
         "first_of": "r.market = p.etl.market AND r.symbol = p.etl.symbol",
         "bare": "\n  UNION ALL\n  SELECT b.file, 'bare', b.low, b.high, NULL FROM ("
         "SELECT s.file, s.start AS low, least(s.stop, s.begin) AS high FROM spans AS s UNION ALL "
@@ -127,7 +133,7 @@ def write_catalog(lake: Path, home: Path | None = None) -> bool:
     kept, catalog = lake / "catalog.sql", lake / "catalog.duckdb"
     text = catalog_sql(lake, home)
     with looking_at(kept):
-        if catalog.exists() and kept.exists() and kept.read_bytes() == text.encode():
+        if catalog.is_file() and kept.is_file() and kept.read_bytes() == text.encode():
             return False
     replace_file(lake, catalog, _database(text, lake.resolve()))
     replace_file(lake, kept, text.encode())
@@ -139,7 +145,10 @@ def unusable_catalog(lake: Path) -> dict[str, str]:
     found = {}
     for name in CATALOG:
         try:
+            check_file(lake / name)
             content = (lake / name).read_bytes()
+        except LakeError:
+            found[name] = "is no regular file"
         except FileNotFoundError:
             found[name] = "is gone"
         except OSError as error:
@@ -151,14 +160,33 @@ def unusable_catalog(lake: Path) -> dict[str, str]:
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, text: str, lake: Path) -> None:
-    """Run the text of `catalog_sql` of that lake; LakeError if the file that shows a view its columns cannot be read."""
+    """Run the text of `catalog_sql` of that lake; LakeError if the file that shows a view its columns cannot be read, and if
+    any that it reads is none: DuckDB leaves out a pipe without a word.
+    """
     import duckdb  # noqa: PLC0415 - 80 ms that a run whose catalog stands need not pay
 
+    for view in VIEWS:
+        if view != "ledger":
+            _check_files(lake, _files_of(view).split("/"))
     try:
         connection.execute(text)
     except duckdb.Error as error:
         helps = cure(lake, "move the broken file away, a backfill fetches it anew")
         raise LakeError(f"the views cannot be made: {error}; {helps}") from error
+
+
+def _check_files(folder: Path, names: Sequence[str]) -> None:
+    """LakeError for what has the name of a file below the folder, and is none; sound ones cost no look at themselves."""
+    try:
+        with os.scandir(folder) as listed:
+            entries = [entry for entry in listed if fnmatchcase(entry.name, names[0])]
+    except OSError:  # nothing to read there, or who reads it hears of it
+        return
+    for entry in entries:
+        if len(names) > 1:
+            _check_files(Path(entry.path), names[1:])
+        elif not entry.is_file() and not entry.is_dir():
+            check_file(Path(entry.path))
 
 
 def signature(macro: str) -> str:
@@ -281,7 +309,7 @@ class _Sql:
 
     def ledger(self, dataset: Dataset) -> str:
         found = self.glob(dataset.name)
-        parts = {name: _filled(text, files=found) for name, text in _LEDGER_OF[dataset.has_interval].items()}
+        parts = {name: self.fill(text, files=found) for name, text in _LEDGER_OF[dataset.has_interval].items()}
         return self.fill(_template("ledger"), dataset=dataset.name, files=found, **parts)
 
     def glob(self, view: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any, Literal, NewType, get_args, get_origin, get_type_hints
@@ -74,8 +75,10 @@ def fits(value: object, hint: Any) -> bool:
 
 def _compile(text: str, where: str) -> None:
     try:
-        re.compile(text)
-    except re.error as error:
+        with warnings.catch_warnings():  # what a later Python reads in another way
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(text)
+    except (re.error, FutureWarning) as error:
         raise UsageError(f"{where} is no regular expression: {error}") from error
 
 

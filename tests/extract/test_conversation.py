@@ -13,7 +13,7 @@ from etl.errors import BadAnswer, Cancelled, Refused, Rejected, Transient, Usage
 from etl.extract import wire
 from etl.extract.conversation import Conversation, http_date, judge, retry_after, used_weight
 from etl.extract.http import Answer
-from etl.extract.limits import Now, Ticket, WeightBudget
+from etl.extract.limits import Now, RequestPool, Ticket, WeightBudget
 
 UM = registry.market("um")
 SERVER_TIME = 1_700_000_000_000  # 22:13:20 UTC: forty seconds before the next minute
@@ -335,6 +335,49 @@ def test_exchange_info_teaches_the_limit(kit, talk):
     assert time.waits == [], "one for the time and one for the rules are spent: ten is the share"
     klines(conversation)
     assert time.waits
+
+
+def test_a_long_wait_for_the_budget_is_told_once_a_pool(kit, talk, caplog):
+    budget, time = WeightBudget(20, 0.5), kit.FakeTime()
+    um, _, _ = talk(kit.answer(), budget=budget, time=time)
+    cm, server, _ = talk(kit.answer(), budget=budget, time=time, market=registry.market("cm"))
+    with caplog.at_level(logging.INFO, "etl"):
+        for conversation in (um, cm, um):
+            klines(conversation, weight=8)
+    assert sum(time.waits) >= TO_NEXT_MINUTE + 60, "they waited twice"
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    for part in ("cm waits 40 s", server.url, "10 of 20 weight a minute", "ETL_WEIGHT_SHARE is 0.5", "all others that share"):
+        assert part in told
+
+
+def test_a_short_wait_for_the_budget_is_not_told(kit, talk, caplog):
+    time = kit.FakeTime()
+    conversation, _, _ = talk(kit.answer(), budget=WeightBudget(10, 1.0), time=time)
+    conversation.now()
+    time.wait(TO_NEXT_MINUTE - 4)
+    with caplog.at_level(logging.INFO, "etl"):
+        klines(conversation, weight=8)
+        klines(conversation, weight=8)
+    assert 3 < max(time.waits[1:]) < 5
+    assert caplog.records == []
+
+
+def test_a_wait_for_settlements_is_told_too(kit, talk, caplog):
+    conversation, _, time = talk(kit.answer(), funding=RequestPool(2, 300_000, 0.5))
+    with caplog.at_level(logging.INFO, "etl"):
+        for _ in range(2):
+            conversation.get("/fapi/v1/fundingRate", weight=1, pool="funding", decode=wire.decoder("funding"))
+    assert sum(time.waits) >= 300
+    assert ["1 of 2 requests in 300 s" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_wait_because_of_a_429_says_nothing_of_a_budget(kit, talk, caplog):
+    conversation, _, time = talk(kit.answer(error(-1003), 429, retry_after="30"), kit.answer())
+    with caplog.at_level(logging.DEBUG, "etl"):
+        klines(conversation)
+    assert sum(time.waits) >= 30
+    assert [record.getMessage() for record in caplog.records if "budget" in record.getMessage()] == []
+    assert [record.getMessage() for record in caplog.records if "ETL_WEIGHT_SHARE" in record.getMessage()] == []
 
 
 def test_two_conversations_share_a_budget(kit, talk):

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from inspect import signature
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from etl.errors import Refused
+from etl.errors import Refused, UsageError
 from etl.extract.http import Http
 from etl.extract.limits import LONGEST_FLIGHT, Ban, Now, Own, Pool, RequestPool, Ticket, WeightBudget, banned
 
@@ -106,10 +106,10 @@ worlds = {
 def test_no_minute_of_the_server_ever_holds_more_than_the_share(
     workers, latency, uncertainty, phase, seed, limit, share, weights
 ):
+    assume(limit * share >= max(weights))  # else it is refused, as below
     world = World(WeightBudget(limit, share), weights, workers, latency, uncertainty, seed)
     world.run(START + phase, START + phase + 3 * MINUTE)
-    cap = max(int(limit * share), *weights)  # a request that is heavier than the share goes alone
-    assert max(world.by_minute().values()) <= cap
+    assert max(world.by_minute().values()) <= limit * share
 
 
 @settings(max_examples=10)
@@ -202,13 +202,38 @@ def test_a_count_that_is_none_changes_nothing(junk):
     assert isinstance(budget.reserve(90, exactly(START + 100)), Ticket)
 
 
-def test_a_request_heavier_than_the_share_goes_alone_rather_than_never():
+def test_a_request_heavier_than_the_limit_goes_alone_rather_than_never():
+    """Only the exchange can say that it is too heavy: what it announces may be wrong, or not be about this request."""
     budget = WeightBudget(20, 0.5)
-    heavy = budget.reserve(20, exactly(START))
+    heavy = budget.reserve(21, exactly(START))
     assert isinstance(heavy, Ticket)
     assert budget.reserve(1, exactly(START + 1)) == MINUTE - 1
     budget.settle(heavy, exactly(START + 2))
-    assert budget.reserve(20, exactly(START + 3)) == MINUTE - 3
+    assert budget.reserve(21, exactly(START + 3)) == MINUTE - 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "weight", "least"),
+    [(20, 0.5, 20, 1.0), (2400, 0.0005, 2, 0.0009), (6000, 0.001, 20, 0.0034), (100, 0.1, 29, 0.2901)],  # 0.29 x 100 is 28.99…
+)
+def test_a_share_that_can_never_pay_is_refused_with_the_least_that_can(limit, share, weight, least):
+    budget = WeightBudget(1, share)
+    budget.learn(limit)
+    for ask in (lambda: budget.require(weight), lambda: budget.reserve(weight, exactly(START))):
+        with pytest.raises(UsageError, match="ETL_WEIGHT_SHARE") as told:
+            ask()
+        for part in (f"is {share:g}", f"{limit:,} weight", f"weighs {weight}", f"to {least:g} at least"):
+            assert part in str(told.value)
+    assert isinstance(budget.reserve(1, exactly(START)), Ticket), "what was refused is not charged"
+    enough = WeightBudget(limit, least)
+    enough.require(weight)
+    assert isinstance(enough.reserve(weight, exactly(START)), Ticket)
+
+
+def test_settlements_are_paid_by_any_share():
+    pool = RequestPool(500, 300_000, 0.001)
+    pool.require(1)
+    assert isinstance(pool.reserve(1, exactly(START)), Ticket)
 
 
 def test_a_learned_limit_counts_at_once():

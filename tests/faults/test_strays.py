@@ -115,6 +115,7 @@ STRAYS = [
     Stray("funding", link, Series("", "funding", ""), "not there"),
     Stray("funding/market=spot/symbol=BTCUSDT", copied, Series("spot", "funding", "BTCUSDT"), "market spot has no funding"),
     Stray("symbols/market=xx", copied, Series("xx", "symbols", ""), "market xx"),
+    Stray("symbols/market=cm", file, Series("cm", "symbols", ""), "no folder"),
 ]  # fmt: skip  # a table, read by its rows
 
 
@@ -142,6 +143,77 @@ def test_what_is_no_folder_of_a_series(exchange, lake, stray):
         place: digest for place, digest in before.items() if "symbol=BTCUSDT/" not in place and "ETHUSDT" not in place
     }
     assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize("name", ["symbols", "runs", ".tmp", "snapshots", "quarantine"])
+def test_a_file_in_place_of_a_folder_of_the_lake_is_found_by_verify_and_status(exchange, lake, name):
+    file(lake, name)
+    ((check, series, message),) = errors(lake)
+    assert (check, series) == ("unreadable", Series("", name, ""))
+    assert message == f"{lake / name} is no folder: move it away"
+    for command in ("verify", "status"):
+        done = run(lake, command)
+        assert done.returncode == json.loads(done.stdout)["exit_code"] == 1, done.stderr
+        assert str(lake / name) in done.stdout
+    (lake / name).unlink()
+    assert update(exchange, lake).exit_code == 0
+    assert errors(lake) == []
+
+
+PIPES = [f"{BITCOIN}/2026.parquet", "symbols/market=um/symbols.parquet", "runs/2026-03.jsonl", "runs/2026-01.jsonl"]
+READERS = [
+    ("sql", "SELECT count(*) FROM klines"),
+    ("sql", "SELECT count(*) FROM symbols"),
+    ("sql", "SELECT count(*) FROM runs"),
+    ("status",),
+    ("verify",),
+    ("report", "-o", "report.html"),
+    ("export", "klines", "--to", "csv", "-o", "out"),
+    ("snapshot", "create", "now-1"),
+]
+
+
+@pytest.mark.parametrize("place", PIPES)
+def test_nobody_waits_for_a_pipe(lake, place):
+    """Who would read it says where it is and what to do; a command that waits for it does not end within its minute."""
+    (lake / place).unlink(missing_ok=True)
+    os.mkfifo(lake / place)
+    for arguments in READERS:
+        done = run(lake, *arguments)
+        assert "Traceback" not in done.stderr
+        if done.returncode == 0:  # it does not read such files
+            assert (arguments[0], place.partition("/")[0]) in {("export", "symbols"), ("export", "runs"), ("report", "runs")}
+            continue
+        assert done.returncode == 1, (arguments, done.stderr)
+        assert str(lake / place) in done.stdout
+        assert "no regular file" in done.stdout
+    script = f"import etl; etl.load('klines', 'BTCUSDT', '1h', lake={str(lake)!r})"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ("no regular file" in loaded.stderr) == (place == PIPES[0])
+
+
+@pytest.mark.parametrize("name", ["lake.json", "wanted.json", "catalog.sql", "catalog.duckdb"])
+def test_nobody_waits_for_a_pipe_in_the_root(lake, name):
+    (lake / name).unlink(missing_ok=True)
+    os.mkfifo(lake / name)
+    for arguments in (("status",), ("verify",), ("status", "--rebuild")):
+        done = run(lake, *arguments)
+        if name.startswith("catalog"):  # can be made anew
+            assert done.returncode == 0, done.stderr
+        else:
+            assert done.returncode == 1
+            assert str(lake / name) in done.stderr
+            assert "is no regular file" in done.stderr
+
+
+@pytest.mark.parametrize("place", ["symbols/market=um/symbols.parquet", "runs/2026-03.jsonl"])
+def test_a_run_does_not_wait_for_a_pipe(exchange, lake, place):
+    (lake / place).unlink()
+    os.mkfifo(lake / place)
+    with pytest.raises(LakeError, match="is no regular file: move it away"):
+        update(exchange, lake)
+    (lake / place).unlink()
+    assert update(exchange, lake).exit_code == 0
 
 
 def test_only_what_is_chosen_is_told(exchange, lake):

@@ -189,6 +189,14 @@ def test_the_footer_is_that_of_the_format(store):
     assert (about["interval"], about["coverage"][0]["source_url"]) == (None, "/dapi/v1/fundingRate")
 
 
+def test_what_is_known_of_a_file_of_the_archive_is_kept(store):
+    coverage = (Coverage(YEAR, "archive", CHECKED, "data/a.zip", "bb", "e2", ("aa",), ("cc", "dd")),)
+    path = replace(store, bars([]), coverage=coverage)
+    assert store.stored(partition()).coverage == coverage
+    (entry,) = json.loads(pq.read_metadata(path).metadata[b"etl"])["coverage"]
+    assert (entry["sha256"], entry["etag"], entry["former"], entry["later"]) == ("bb", "e2", ["aa"], ["cc", "dd"])
+
+
 def test_the_encoding_is_that_of_the_format(store):
     rows = bars(range(YEAR.start, YEAR.start + 131_073 * MINUTE, MINUTE))
     metadata = pq.read_metadata(replace(store, rows))
@@ -451,6 +459,8 @@ FOREIGN = {
     "holes that are no pairs": rewritten(lambda about: about | {"holes": [[1]]}),
     "no statistics": rewritten(write_statistics=False),
     "text for times": rewritten(rows=pa.table({"open_time": ["a"]})),
+    "times that no calendar has": rewritten(rows=bars([2**62])),
+    "times behind the year 9999": rewritten(rows=bars([2**50])),
 }
 
 

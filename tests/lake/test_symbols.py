@@ -223,6 +223,13 @@ def test_a_corrupt_file_is_an_error_that_names_it(tmp_path, content):
         Symbols(tmp_path, "um").rows()
 
 
+def test_a_file_with_text_that_is_none_is_an_error_that_names_it(tmp_path):
+    Symbols(tmp_path, "um").update([SymbolRules("BTCUSDT", onboard_time=LISTED)], {})
+    path(tmp_path).write_bytes(path(tmp_path).read_bytes().replace(b"BTCUSDT", b"\x80TCUSDT"))
+    with pytest.raises(LakeError, match=r"symbols\.parquet cannot be read"):
+        Symbols(tmp_path, "um").rows()
+
+
 def test_a_file_of_other_columns_is_an_error_that_names_it(tmp_path):
     path(tmp_path).parent.mkdir(parents=True)
     pq.write_table(pa.table({"symbol": ["A"]}), path(tmp_path))

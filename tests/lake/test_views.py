@@ -708,6 +708,24 @@ def test_ledger_of_less_than_a_day_without_settlements(lake, sql, asked, times, 
     assert [verdict for (verdict,) in sql("SELECT verdict FROM ledger ORDER BY day")] == expected
 
 
+@pytest.mark.parametrize(
+    ("contract", "sources", "expected"),
+    [
+        ({"status": "TRADING", "onboard_time": ms("2023-05-05")}, "rest", ["complete", "missing", "missing"]),
+        ({"status": "TRADING", "onboard_time": ms("2023-05-05")}, "rest archive", ["complete", "outage", "outage"]),
+        ({"status": "TRADING", "onboard_time": ms("2024-03-01")}, "rest", ["complete", "not_listed", "not_listed"]),
+        ({"status": "SETTLING", "onboard_time": ms("2023-05-05")}, "rest", ["complete", "not_listed", "not_listed"]),
+    ],
+)
+def test_a_contract_that_trades_goes_on_after_its_last_settlement(lake, sql, contract, sources, expected):
+    write_symbols(lake, {"symbol": "X", **contract})
+    answers = [answer("2024-01-01", "2024-01-04", source) for source in sources.split()]
+    write(
+        lake, "funding", "X", None, "2024", [settlement(f"2024-01-01T{hour}:00", 0.1) for hour in ("00", "08", "16")], answers
+    )
+    assert [verdict for (verdict,) in sql("SELECT verdict FROM ledger ORDER BY day")] == expected
+
+
 def test_ledger_of_month_files(lake, sql):
     write(
         lake,

@@ -360,6 +360,7 @@ def test_files(tmp_path: Path, suffix: str) -> None:
         ({"action": "status", "status": True}, "status must be a whole number"),
         ({"action": "empty_body", "every": 0}, "every"),
         ({"action": "empty_body", "path": "("}, "no regular expression"),
+        ({"action": "empty_body", "path": "[[a]"}, "no regular expression"),  # Python will read it in another way some day
         ({"action": "empty_body", "probability": "often"}, "probability must be a number"),
     ],
 )

@@ -5,8 +5,8 @@
 --   verdict   lost: a source failed, so that not all of the cell was answered. not_listed: all that was asked lies before the first
 --             row, or behind the last one of a contract that is over, or in an absence of a week and more that every source
 --             confirmed, as between two contracts of one name; of settlements, a day for which every source answered with none,
---             or what lies in a day or more (`bare`) before the first, or after the last one, unless only the archive answered
---             for a time before it begins.
+--             or what lies in a day or more (`bare`) before the first, or after the last one of a contract that does not trade
+--             any more, unless only the archive answered for a time before it begins.
 --             missing, outage: bars, or a day's settlements, are absent from what one, or every, source answered. partial: not
 --             all of the cell was asked, or the series began or ended in it. else complete.
 SELECT * FROM (
@@ -22,7 +22,7 @@ files AS (
     epoch_ms(p.period) AS low,
     epoch_ms(p.period + CASE length(p.name) WHEN 4 THEN INTERVAL 1 YEAR ELSE INTERVAL 1 MONTH END) AS high,
     coalesce(least(r.first, p.etl.holes[1][1]), $never) AS begin,
-    coalesce(greatest(r.past, p.etl.holes[-1][2]), 0) AS finish
+    coalesce(greatest(r.past, p.etl.holes[-1][2]), 0) AS finish, r.quiet
   FROM (
     SELECT f.*, try_cast(CASE length(f.name) WHEN 4 THEN f.name || '-01-01' ELSE f.name || '-01' END AS TIMESTAMP) AS period
     FROM footers AS f
@@ -76,7 +76,7 @@ cut AS (
     SELECT d.*, epoch_ms(d.cell) AS cell_start,
       epoch_ms(d.cell + CASE WHEN d.daily THEN INTERVAL 1 DAY ELSE INTERVAL 1 MONTH END) AS cell_stop
     FROM (
-      SELECT p.*, f.market, f.symbol, f.interval, f.step, f.phase, f.daily, unnest(generate_series(
+      SELECT p.*, f.market, f.symbol, f.interval, f.step, f.phase, f.daily, f.quiet, unnest(generate_series(
         date_trunc(CASE WHEN f.daily THEN 'day' ELSE 'month' END, epoch_ms(p.start)),
         epoch_ms(p.stop - 1),
         CASE WHEN f.daily THEN INTERVAL 1 DAY ELSE INTERVAL 1 MONTH END
@@ -99,6 +99,7 @@ cells AS (
     max(c.c.checked) FILTER (c.kind = 'answer') AS checked,
     any_value(c.whole) AS whole,
     any_value(c.step) AS step,
+    any_value(c.cell_start >= c.quiet) AS quiet,
     sum(c.opens) FILTER (c.kind = 'covered') AS asked,
     coalesce(sum(c.opens) FILTER (c.kind IN ('life', 'lost')), 0)::BIGINT AS expected,
     coalesce(sum(c.opens) FILTER (c.kind IN ('hole', 'lost')), 0)::BIGINT AS missing,
@@ -132,7 +133,11 @@ SELECT c.market, '$dataset' AS dataset, c.symbol, c.interval, c.cell::DATE AS da
     WHEN c.step IS NULL AND c.life IS NULL AND c.by_rest < c.covered AND $unarchived THEN 'missing'
     WHEN c.life IS NULL OR (c.apart > 0 AND c.expected = 0) THEN 'not_listed'
     WHEN c.step IS NULL AND c.covered = c.whole AND $rows = 0
-      THEN CASE WHEN c.life < c.whole OR least(c.by_rest, c.by_archive) = c.whole THEN 'not_listed' ELSE 'missing' END
+      THEN CASE
+        WHEN c.life < c.whole OR (least(c.by_rest, c.by_archive) = c.whole AND NOT c.quiet) THEN 'not_listed'
+        WHEN least(c.by_rest, c.by_archive) = c.whole THEN 'outage'
+        ELSE 'missing'
+      END
     WHEN c.missing > 0 THEN CASE WHEN c.denied THEN 'outage' ELSE 'missing' END
     WHEN c.covered < c.whole OR CASE WHEN c.step IS NULL THEN c.life < c.covered ELSE c.expected < c.asked END THEN 'partial'
     ELSE 'complete'
