@@ -33,13 +33,17 @@ class UsageError(EtlError):
 
 
 class Refused(EtlError):
-    """The exchange refuses this host (403, 418, 451); no request may follow before `until` (ms UTC, None if unknown)."""
+    """The exchange refuses this host (403, 418, 451); no request may follow before `until` (ms UTC, None if unknown).
+
+    `instead` is what to do while another source may not refuse it; `said` is all else.
+    """
 
     exit_code = 4
 
-    def __init__(self, message: str, until: int | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, until: int | None = None, instead: str = "") -> None:
+        super().__init__(f"{message}; {instead}" if instead else message)
         self.until = until
+        self.said = message
 
 
 class Transient(EtlError):

@@ -419,7 +419,8 @@ class Pipeline:
             return
         market, error = receipt.job.series[0].market, receipt.error
         if isinstance(error, Cancelled) or (isinstance(error, Refused) and not self._sources.goes_on(market, error)):
-            outcome.stopped = outcome.stopped or error
+            final = error if isinstance(error, Cancelled) else self._sources.final(market, error)
+            outcome.stopped = outcome.stopped or final
             self._stop.set()
         else:
             outcome.failed += sorted(receipt.failed, key=lambda each: each[0])
@@ -608,7 +609,10 @@ class Pipeline:
                 series, span, covered, first_row, contract.ends, contract.onboard, wanted=wanted, sources=sources, anew=anew
             )
             wants[series] = replace(
-                want, rest_only=union([*again, *denied["archive"]]), archive_only=subtract(denied["rest"], again)
+                want,
+                rest_only=union([*again, *denied["archive"]]),
+                # Rows that are wrong by what else is known were answered, whatever the file says.
+                archive_only=subtract(denied["rest"], [*again, *anew]),
             )
             self._before[series] = files
         return sorted(wants.values(), key=lambda want: (want.series.market, want.series.dataset))

@@ -110,7 +110,14 @@ class Sources:
     def refused(self, market: str, error: Refused) -> None:
         """REST refuses this host: raises the error, unless the archive can go on."""
         if not self.goes_on(market, error):
-            raise error
+            raise self.final(market, error)
+
+    def final(self, market: str, error: Refused) -> Refused:
+        """The refusal that ends a run: where both sources refuse this host, none is the cure for the other."""
+        rest, archive = self.refusals.get(market), self.archive.refusal
+        if rest is None or archive is None:
+            return error
+        return Refused(f"{rest.said}; {archive.said}; neither source serves this host: run where one does", error.until)
 
     def goes_on(self, market: str, error: Refused) -> bool:
         """Whether under `auto` the other source can still answer when one refuses this host."""
@@ -154,7 +161,10 @@ class Sources:
                 return self.conversation(market).now()
             except Refused as error:
                 self.refused(market, error)
-        return self.archive.now()
+        try:
+            return self.archive.now()
+        except Refused as error:
+            raise self.final(market, error) from error
 
     @property
     def latest(self) -> int:

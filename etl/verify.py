@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -33,6 +33,7 @@ from .work import LISTED_LONG
 SEVERITIES = ("error", "warning", "info")
 # A listing may be dated a day off its first bar (binance-facts 5), and what ends in the middle of a bar has that bar.
 _ROUND_A_LIFE = DAY
+_NEVER = TimeRange(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +96,22 @@ def verify(store: Store, chosen: Callable[[Series], bool] = lambda _: True) -> V
             files[one.series].append(one.stored)
         if one.still:
             still[one.series].append(one.still)
-    trading = {market: _trading(store, market) for market in registry.MARKETS}
     wanted = store.wanted()
     whole: list[Finding] = []
-    for series in readable:
-        lived = lives[series.market].get(series.symbol, ())
-        whole += _of_edges(series, files[series], trading[series.market], lived)
+    finest: dict[tuple[str, str, str], Series] = {}
+    for series in readable:  # the finest ones come first
+        lived, rows = lives[series.market].get(series.symbol, ()), contracts[series.market].get(series.symbol, ())
+        first = finest.setdefault((series.market, series.dataset, series.symbol), series)
+        whole += _of_edges(series, files[series], rows, lived, finest=series == first)
         whole += _of_absent_files(store, series, files[series], lived, wanted.get(series))
-        whole += _of_still(series, files[series], still[series], trades=series.symbol in trading[series.market])
+        trades = any(row["status"] == "TRADING" for row in rows)
+        whole += _of_still(series, files[series], still[series], trades=trades)
     strays = (Finding(series, "unreadable", "error", TimeRange(0, 0), 1, str(error)) for series, error in unreadable)
     findings = sorted([*(finding for one in checked for finding in one.findings), *whole, *strays], key=_rank)
     damaged = tuple((one.series, one.damaged) for one in checked if one.damaged)
     doubtful = tuple(span for one in checked for span in one.doubtful)
-    rows, read = sum(one.rows for one in checked), sum(len(unit) for unit in units.values())
-    return Verified(len(every), read, rows, tuple(findings), damaged=damaged, doubtful=doubtful)
+    count, read = sum(one.rows for one in checked), sum(len(unit) for unit in units.values())
+    return Verified(len(every), read, count, tuple(findings), damaged=damaged, doubtful=doubtful)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,19 +334,21 @@ def _of_skips(series: Series, files: Sequence[_Checked], lives: Sequence[TimeRan
 
 
 def _settling(series: Series, times: Times, contracts: Sequence[Row]) -> list[TimeRange]:
-    """When there were settlements for certain: from the first to the last one that is stored; while a perpetual contract
-    trades, from when it was listed for long, or had bars; and while one that is over had bars.
+    """When there were settlements for certain: from the first to the last one that is stored, and while a perpetual contract
+    had bars.
     """
     known = [TimeRange(int(times.min()), int(times.max()) + 1)] if len(times) else []
-    for row in contracts:
-        listed, first, last = ((time if isinstance(time, int) else None) for time in map(row.get, _BOUNDS))
-        begins = [time + margin for time, margin in ((listed, LISTED_LONG), (first, DAY)) if time is not None]
-        if _is_perpetual(series, row) and begins:
-            if row["status"] == "TRADING":
-                known.append(TimeRange(min(begins), MAX_TIME))
-            elif first is not None and last is not None and last - first > 2 * DAY:
-                known.append(TimeRange(first + DAY, last - DAY))
-    return known
+    return known + [span for row in contracts if _is_perpetual(series, row) for span in _lived(row)]
+
+
+def _lived(row: Row) -> list[TimeRange]:
+    """While the contract had bars for certain: from when it was listed for long, or had a first one, until its last one, or for
+    ever while it trades; nothing where nobody knows.
+    """
+    listed, first, last = ((time if isinstance(time, int) else None) for time in map(row.get, _BOUNDS))
+    begins = [time + margin for time, margin in ((listed, LISTED_LONG), (first, DAY)) if time is not None]
+    ends = MAX_TIME if row["status"] == "TRADING" else (last or 0) - DAY
+    return [TimeRange(min(begins), ends)] if min(begins, default=MAX_TIME) < ends else []
 
 
 _BOUNDS = ("onboard_time", "first_time", "last_time")
@@ -360,27 +365,38 @@ def _has_date(series: Series) -> bool:
 
 
 def _of_edges(
-    series: Series, files: Sequence[Stored], trading: Mapping[str, int], lives: Sequence[TimeRange]
+    series: Series, files: Sequence[Stored], contracts: Sequence[Row], lives: Sequence[TimeRange], *, finest: bool
 ) -> Iterator[Finding]:
     """Rows that are gone from the beginning or the end of a file, or all of them, where the series lived: between its first and
-    its last row, and, of a contract that trades, since it was listed for long and up to now; where a file has no row at all,
-    also where a whole file of the archive was read: that one had some; where no file has any, on the last day that was asked.
+    its last row, and of klines while the latest contract lived, whose first and last bar the finest ones told; of other prices
+    up to now if it trades; also where a file of the archive was read of which no row is left: that one had some. Where no file
+    has any, on the last day that was asked.
     """
-    rows = [
-        TimeRange(file.first, _next(series, file.last)) for file in files if file.first is not None and file.last is not None
-    ]
-    known = [bound for span in rows for bound in (span.start, span.end)]
-    if series.symbol in trading:
-        known += [MAX_TIME] if rows or series.dataset == "klines" else []
-        known += [trading[series.symbol] + LISTED_LONG] if series.dataset == "klines" else []
-        if not known and not _has_date(series):  # a perpetual contract that trades has such prices now, whenever they began
-            known += [max(_asked_last(files), trading[series.symbol] + LISTED_LONG), MAX_TIME]
-    life = TimeRange(min(known, default=0), max(known, default=0))
+    rows = {
+        file.path: TimeRange(file.first, _next(series, file.last))
+        for file in files
+        if file.first is not None and file.last is not None
+    }
+    certain = [span for row in contracts for span in _lived(row)]
+    zipped = [span for file in files for span in _zipped(file) if not span.intersect(rows.get(file.path, _NEVER))]
+    emptied = [part for span in zipped if intersection([span], certain) for part in intersection([span], lives)]
+    latest = _lived(contracts[-1]) if contracts else []
+    told = [time for name in _BOUNDS[1:] if finest and latest and isinstance(time := contracts[-1][name], int)]
+    spans = [*rows.values(), *emptied]
+    if series.dataset == "klines":
+        spans += [*latest, *(TimeRange(time, time + 1) for time in told)]
+    elif latest and contracts[-1]["status"] == "TRADING":
+        if spans:
+            spans.append(TimeRange(spans[0].start, MAX_TIME))
+        elif not _has_date(series):  # a perpetual contract that trades has such prices now, whenever they began
+            spans.append(TimeRange(max(_asked_last(files), latest[0].start), MAX_TIME))
+    life = TimeRange(min((span.start for span in spans), default=0), max((span.end for span in spans), default=0))
     for file in files:
-        here = next((span for span in rows if span.start == file.first), TimeRange(0, 0))
-        covered = intersection((entry.span for entry in file.coverage), [file.partition.period])
+        # Of what the archive has no file for it proves nothing.
+        entries = (entry.span for entry in file.coverage if entry.source == "rest" or entry.key)
+        covered = intersection(entries, [file.partition.period])
         lived = [life] if file.rows else [life, *intersection(_zipped(file), lives or [ALWAYS])]
-        yield from checks.of_edges(series, here, covered, file.holes, lived)
+        yield from checks.of_edges(series, rows.get(file.path, _NEVER), covered, file.holes, lived)
 
 
 def _of_still(series: Series, files: Sequence[Stored], parts: Sequence[checks.Still], *, trades: bool) -> Iterator[Finding]:
@@ -458,16 +474,6 @@ def _of_absent_files(
 
 def _next(series: Series, time: int) -> int:
     return registry.interval(series.interval).next(time) if series.interval else time + 1
-
-
-def _trading(store: Store, market: str) -> dict[str, int]:
-    """The symbols that trade now, and when they were listed (ms UTC)."""
-    rows = Symbols(store.root, market).rows().values()
-    return {
-        str(row["symbol"]): row["onboard_time"]
-        for row in rows
-        if row["status"] == "TRADING" and isinstance(row["onboard_time"], int)
-    }
 
 
 def _absent(series: Series, check: str, severity: Severity, spans: Sequence[TimeRange], why: str) -> Iterator[Finding]:

@@ -1031,10 +1031,20 @@ def test_what_the_archive_lacks_is_no_success_while_rest_is_refused(world, tmp_p
         assert in_order(run(exchange, lake, wanted)).rows_written == 24
 
 
-def test_where_both_refuse_the_run_is_refused(world, tmp_path):
-    lake, refuses = tmp_path / "lake", {"action": "status", "status": 451, "path": r"(fapi|\.zip|\.CHECKSUM)"}
-    with serve(world, rules=[refuses]) as exchange:
-        assert run(exchange, lake, select("klines", "BTCUSDT", "1h", *JANUARY)).exit_code == 4
+@pytest.mark.parametrize("archive", [r"\.(zip|CHECKSUM)$", "^/(data/.*)?$"])
+def test_where_both_refuse_the_run_is_refused(world, tmp_path, archive):
+    """And neither is named as the cure for the other."""
+    refuses = [BLOCKED, {"action": "status", "status": 403, "body": "html", "path": archive}]
+    with serve(world, rules=refuses) as exchange:
+        try:
+            error = run(exchange, tmp_path / "lake", select("klines", "BTCUSDT", "1h", *JANUARY)).stopped
+        except Refused as refused:
+            error = refused
+    assert error.exit_code == 4
+    assert "HTTP 451" in str(error)
+    assert "HTTP 403" in str(error)
+    assert "neither source serves this host" in str(error)
+    assert "--source" not in str(error)
 
 
 def test_before_the_archive_begins_it_proves_nothing(world, tmp_path):

@@ -53,8 +53,8 @@ def publish(exchange, *defects):
     exchange.archive._defects = exchange.faults.defects
 
 
-def fill(exchange, lake, datasets, symbols, interval="1h", source="auto", start=START, end=END):
-    selection = Selection("um", tuple(datasets.split()), tuple(symbols.split()), (interval,), start, end)
+def fill(exchange, lake, datasets, symbols, interval="1h", source="auto", start=START, end=END, market="um"):
+    selection = Selection(market, tuple(datasets.split()), tuple(symbols.split()), (interval,), start, end)
     with Pipeline(settings(exchange, lake), source=source) as pipeline:
         assert pipeline.sync("backfill", [selection]).exit_code == 0
 
@@ -285,6 +285,47 @@ def test_prices_that_are_all_gone(exchange, lake, dataset):
     assert [(f.series, f.check) for f in errors] == [(series, "footer")]
     assert mend(exchange, lake).exit_code == 0
     assert stored(lake, series) == right
+
+
+def footers(lake, series):
+    """How many bars of the series lack without a record."""
+    return [f.count for f in verify(opened(lake)).findings if (f.series, f.check, f.severity) == (series, "footer", "error")]
+
+
+def test_the_last_bars_of_a_contract_that_is_over(exchange, lake):
+    """When it ended the lake knows by its klines; of other prices, that some were in a file of the archive that was read."""
+    several = [Series("um", dataset, "SRMUSDT", "4h") for dataset in ("klines", "mark_klines")]
+    fill(exchange, lake, "klines mark_klines", "SRMUSDT", "4h", start=None, end=None)
+    assert verify(opened(lake)).sound
+    right = {series: stored(lake, series) for series in several}
+    for series in several:
+        rewrite(lake, series, lambda rows: rows[:-900], "2022")
+    for series in several:
+        assert [900 <= count <= 906 for count in footers(lake, series)] == [True]  # of the day after its last bar nobody knows
+    outcome = mend(exchange, lake)
+    assert (outcome.exit_code, outcome.left) == (0, [])
+    assert {series: stored(lake, series) for series in several} == right
+    assert verify(opened(lake)).sound
+
+
+def test_all_bars_of_a_symbol_that_trades_and_whose_listing_nobody_tells(exchange, lake):
+    series = Series("spot", "klines", "BTCUSDT", "1h")
+    fill(exchange, lake, "klines", "BTCUSDT", start=parse_time("2026-02-10"), end=None, source="rest", market="spot")
+    right = stored(lake, series)
+    for change, gone in ((lambda rows: rows[:-5], 5), (lambda rows: rows[30:], 30), (lambda rows: [], len(right))):
+        rewrite(lake, series, change)
+        assert footers(lake, series) == [gone]
+        assert mend(exchange, lake, source="rest").exit_code == 0
+        assert footers(lake, series) == []
+        assert stored(lake, series) == right
+
+
+def test_what_the_archive_has_no_file_for_is_not_gone(exchange, lake):
+    """REST told of minutes before the archive began; of hours the archive alone was asked."""
+    early = parse_time("2019-09-01"), parse_time("2020-02-01")
+    fill(exchange, lake, "klines", "BTCUSDT", "4h", start=early[0], end=early[1], source="rest")
+    fill(exchange, lake, "klines", "BTCUSDT", "12h", start=early[0], end=early[1], source="archive")
+    assert [f for f in verify(opened(lake)).findings if f.severity == "error"] == []
 
 
 @pytest.mark.parametrize("year", ["2022", "2024"], ids=["the first one", "one between others"])

@@ -13,6 +13,8 @@ from ..lake.files import publish_folder
 from .files import unwritten
 
 _FOLDERS = "data/*/*"
+# Below what was moved away: of each folder that has nothing to take the place of an empty one with its name.
+_ADDED = "added"
 
 
 @contextmanager
@@ -49,6 +51,9 @@ def replace(
     """
     made, old = part / "new", part / "old"
     new = sorted(path.relative_to(made) for path in made.glob(_FOLDERS))
+    for one in new:  # before anything is moved: an end between two moves undoes these, too
+        if not os.path.lexists(folder / one):
+            (old / _ADDED / one).mkdir(parents=True)
     for one in [*gone, *new]:
         if os.path.lexists(folder / one):
             (old / one).parent.mkdir(parents=True, exist_ok=True)
@@ -61,16 +66,23 @@ def replace(
 
 
 def _tidy(part: Path, folder: Path) -> None:
-    """Put back what was moved to `old`, in the place of what is new there, then remove the rest."""
+    """Put back what was moved to `old`, in the place of what is new there, then remove the rest, and what is new elsewhere."""
     if part.is_symlink() or part.is_file():
         part.unlink()  # what a link leads to is not ours
     if not part.exists():
         return
-    for old in sorted((part / "old").glob(_FOLDERS)):
-        target, new = (below / old.relative_to(part / "old") for below in (folder, part / "new"))
-        if os.path.lexists(target):
-            new.parent.mkdir(parents=True, exist_ok=True)
-            target.rename(new)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        old.rename(target)
+    added = part / "old" / _ADDED
+    for one in sorted(path.relative_to(added) for path in added.glob(_FOLDERS)):
+        if os.path.lexists(folder / one) and not os.path.lexists(part / "new" / one):
+            _take_back(part, folder, one)
+    for one in sorted(path.relative_to(part / "old") for path in (part / "old").glob(_FOLDERS)):
+        if os.path.lexists(folder / one):
+            _take_back(part, folder, one)
+        (folder / one).parent.mkdir(parents=True, exist_ok=True)
+        (part / "old" / one).rename(folder / one)
     shutil.rmtree(part)
+
+
+def _take_back(part: Path, folder: Path, one: Path) -> None:
+    (part / "new" / one).parent.mkdir(parents=True, exist_ok=True)
+    (folder / one).rename(part / "new" / one)

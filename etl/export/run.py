@@ -161,7 +161,7 @@ def export(store: Store, tool: tools.Tool, wish: Wish, folder: Path, stopped: Ca
             _write_files(tool, jobs, read, folder, done)
     if not done.files:
         raise UsageError(nothing)
-    done.notes += _notes(tool, jobs, wish.span, done)
+    done.notes += _notes(tool, jobs, wish.span, done, lambda series: read(series).holds())
     return done
 
 
@@ -311,7 +311,9 @@ def _about_settlements(series: Series, reader: _Reader) -> Iterator[str]:
         )
 
 
-def _notes(tool: tools.Tool, jobs: Sequence[_Job], asked: TimeRange, done: Exported) -> list[str]:
+def _notes(
+    tool: tools.Tool, jobs: Sequence[_Job], asked: TimeRange, done: Exported, stored: Callable[[Series], bool]
+) -> list[str]:
     spans: dict[Series, tuple[int, int]] = {}
     for one in done.files:  # of a series there may be many, in their order
         if one.first is not None and one.last is not None:
@@ -321,7 +323,7 @@ def _notes(tool: tools.Tool, jobs: Sequence[_Job], asked: TimeRange, done: Expor
         if job.series in spans:
             notes |= dict.fromkeys(_about_contract(tool, job, spans[job.series][0]))
     notes |= dict.fromkeys(_about_ends(jobs, asked, spans))
-    return [*notes, *(_about_funding(spans) if tool.name == "freqtrade" else ())]
+    return [*notes, *(_about_funding(spans, stored) if tool.name == "freqtrade" else ())]
 
 
 def _about_contract(tool: tools.Tool, job: _Job, first: int) -> Iterator[str]:
@@ -389,9 +391,9 @@ def _lacking(alike: Series, symbols: Sequence[str], asked: TimeRange, time: int,
     return f"{what} begin at {iso(time)}, after --start {start}; {command} --start {start} fetches what there is before"
 
 
-def _about_funding(spans: dict[Series, tuple[int, int]]) -> Iterator[str]:
+def _about_funding(spans: dict[Series, tuple[int, int]], stored: Callable[[Series], bool]) -> Iterator[str]:
     """Where freqtrade would count a position's funding as nothing: it joins settlements with mark bars of one hour."""
-    lacking: dict[str, list[str]] = defaultdict(list)
+    lacking: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for bars, (first, last) in spans.items():
         if bars.market != "um" or bars.dataset != "klines":
             continue
@@ -401,18 +403,22 @@ def _about_funding(spans: dict[Series, tuple[int, int]]) -> Iterator[str]:
             ("funding", None, registry.LONGEST_FUNDING),
             ("mark_klines", tools.FREQTRADE_FUNDING, HOUR),
         ):
-            span = spans.get(Series("um", dataset, bars.symbol, interval))
+            needed = Series("um", dataset, bars.symbol, interval)
+            span = spans.get(needed)
             if span is None:
-                lacking[dataset].append(bars.symbol)
+                lacking[dataset, stored(needed)].append(bars.symbol)
             elif span[0] > first + slack or span[1] + slack < until:
                 yield (
                     f"{dataset} of um {bars.symbol} is there from {iso(span[0])} to {iso(span[1])}, {bars.interval} bars from"
                     f" {iso(first)} to {iso(last)}; outside of it freqtrade counts no funding"
                 )
-    for dataset, symbols in lacking.items():
+    for (dataset, there), symbols in lacking.items():
         names = ",".join(dict.fromkeys(symbols))
         at = f" --interval {tools.FREQTRADE_FUNDING}" if dataset == "mark_klines" else ""
-        yield (
-            f"freqtrade's backtests of futures need {dataset}, which is not exported for {names}; etl backfill {dataset}"
-            f" --symbols {names}{at} fetches it, then export again"
-        )
+        need = f"freqtrade's backtests of futures need {dataset}, which is"
+        if there:
+            yield f"{need} stored for {names} and was not named; name {dataset}, too, or no dataset, and export again"
+        else:
+            yield (
+                f"{need} not exported for {names}; etl backfill {dataset} --symbols {names}{at} fetches it, then export again"
+            )

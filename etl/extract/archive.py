@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
@@ -277,7 +278,7 @@ class ArchiveSource:
     def _attempt(self, file: Download, params: Params | None, decode: Callable[[Answer], _T], effort: Effort) -> _T:
         self._persist.go_on()
         if self._refused:
-            raise Refused(str(self._refused), self._refused.until)
+            raise copy(self._refused)
         self._persist.count(requests=1)
         began = time.monotonic()
         try:
@@ -303,9 +304,8 @@ class ArchiveSource:
         if isinstance(error, Throttled):  # there is no pool that could wait for it
             raise Transient(str(error), error.wait)
         if isinstance(error, Refused):
-            error = Refused(
-                f"GET {answer.url}: HTTP {answer.status}: the archive refuses this host; use --source rest", error.until
-            )
+            refusal = f"GET {answer.url}: HTTP {answer.status}: the archive refuses this host"
+            error = Refused(refusal, error.until, "use --source rest")
             self._refused = error
         if error:
             raise error

@@ -320,6 +320,7 @@ def _refused(status: int, message: str, said: str, until: int | None) -> Refused
     """The refusals of 418, 403 and 451, with what to do; a ban's own end stands above `until`, which Retry-After says."""
     if banned := re.search(r"banned until ([0-9]{13})(?![0-9])", said):
         until = int(banned[1])
+    instead = ""
     if status == 418 or banned:
         end = f"until {iso(until)}" if until else "for an unknown time (2 minutes at first, 3 days at most)"
         advice = f"this address is banned {end}: stop every client and wait, each further call prolongs it"
@@ -328,10 +329,11 @@ def _refused(status: int, message: str, said: str, until: int | None) -> Refused
             "the exchange's firewall refuses this host: stop, wait some minutes, check the address (VPN, proxy, shared cloud)"
         )
     elif status == 451:
-        advice = "the exchange does not serve this location: take history with --source archive, or run where Binance is served"
+        advice = "the exchange does not serve this location"
+        instead = "take history with --source archive, or run where Binance is served"
     else:
         return None
-    return Refused(f"{message}; {advice}", until)
+    return Refused(f"{message}; {advice}", until, instead)
 
 
 def used_weight(headers: Mapping[str, str]) -> int | None:

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from dataclasses import dataclass
 from threading import Lock
 from typing import Annotated, NamedTuple, Protocol
@@ -228,7 +229,7 @@ class Pool(ABC):
 
     def _obey_own(self) -> None:
         if self._refusal is not None:
-            raise Refused(str(self._refusal), self._refusal.until)
+            raise copy(self._refusal)
 
     def _obey(self, state: State, now: Now) -> None:
         if state.ban is not None and ahead(state.ban.until, now):

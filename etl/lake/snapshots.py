@@ -341,10 +341,13 @@ def _write_catalog(place: Path, home: Path) -> None:
 
 
 def _put(source: Path, target: Path, link: Callable[[Path, Path], object]) -> bool:
-    """The file under a second name; whether that is a link, which some file systems refuse, and all to another one."""
+    """The file under a second name; whether that is a link, which some file systems refuse, and all to another one.
+
+    Of a symbolic link it is what that leads to: the link itself would lead elsewhere from another folder.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        link(source, target)
+        link(source.resolve() if source.is_symlink() else source, target)
     except OSError:
         _write_synced(target, source.read_bytes())
         return False

@@ -75,7 +75,10 @@ class Stored:
 
 
 class Store:
-    """One lake. Reading needs no lock; `lock` must be held to write."""
+    """One lake. Reading needs no lock; `lock` must be held to write.
+
+    Who reads all that the views show, whatever the lake's layout, gives none.
+    """
 
     def __init__(self, root: Path, layout: str) -> None:
         self.root = root
@@ -127,9 +130,12 @@ class Store:
 
     def partitions(self, series: Series, span: TimeRange) -> list[Partition]:
         """The partitions of the series that `span` touches: calendar months for bars below 1h in a month lake, else years."""
-        step = registry.interval(series.interval).step if series.interval else 0
-        periods = months if self.layout == "month" and 0 < step < HOUR else years
+        periods = months if self._by_month(series) else years
         return [Partition(series, name, period) for name, period in periods(span)]
+
+    def _by_month(self, series: Series) -> bool:
+        step = registry.interval(series.interval).step if series.interval else 0
+        return self.layout == "month" and 0 < step < HOUR
 
     def folder(self, series: Series) -> Path:
         """The folder of a series; UsageError for a symbol that cannot be a folder's name."""
@@ -164,11 +170,13 @@ class Store:
         yield from sorted(wanted)
 
     def strays(self, *, beside: bool = False) -> list[tuple[Series, LakeError]]:
-        """What is none of this lake and has the place of a series, where the views show it, or keeps one from being there; and
-        the series that its path says, as far as it says one. With `beside` also what is in the way of the lake's own folders
-        and records: a run tells of that when it needs them.
+        """What is none of this lake and has the place of a series, or of a file of one, where the views show it, or keeps one
+        from being there; and the series that its path says, as far as it says one. With `beside` also what is in the way of the
+        lake's own folders and records: a run tells of that when it needs them.
         """
-        strays = [(series, path, why) for series, path, why in self._places() if why]
+        strays: list[tuple[Series, Path, str]] = []
+        for series, path, why in self._places():
+            strays += [(series, path, why)] if why else self._of_other_layout(series)
         strays += self._rules()
         strays += self._beside() if beside else ()
         return [(_in_text(series), LakeError(_told(f"{path} {why}: move it away"))) for series, path, why in strays]
@@ -272,8 +280,22 @@ class Store:
         return stored, damaged
 
     def paths(self, series: Series) -> list[Path]:
-        """The files of the series, by time."""
+        """The files of the series, by time; without those of the other layout, whose rows would count twice: `strays`."""
+        return [path for path in self._parquet(series) if not self._has_other_layout(series, path)]
+
+    def _parquet(self, series: Series) -> list[Path]:
         return [path for path in listed(self.folder(series)) if path.suffix == ".parquet"]
+
+    def _has_other_layout(self, series: Series, path: Path) -> bool:
+        """Whether the file is named after a year where the lake has months, or after a month where it has years."""
+        of_month = len(path.stem) > len("2024")
+        return bool(self.layout) and of_month != self._by_month(series) and self.period(path) is not None
+
+    def _of_other_layout(self, series: Series) -> Iterator[tuple[Series, Path, str]]:
+        """The files that no run may merge or delete, because nobody knows which of them is right; and why they are no files."""
+        why = f"is no file of this lake, which has one file a {'month' if self._by_month(series) else 'year'} of such a series,"
+        why += " but SQL shows its rows, and twice those that another file holds, too"
+        yield from ((series, path, why) for path in self._parquet(series) if self._has_other_layout(series, path))
 
     def holds(self, partition: Partition) -> bool:
         """Whether the partition has a file."""

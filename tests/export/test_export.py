@@ -112,12 +112,19 @@ def test_gaps_are_told(documented, export, tmp_path):
 
 
 def test_freqtrade_is_told_what_a_backtest_lacks(documented, tmp_path):
-    done = documented("klines", "--to", "freqtrade", "--symbols", "BTCUSDT", "--interval", "1h", "-o", str(tmp_path))
-    cures = [re.search(r"etl backfill .*? fetches", note)[0] for note in done["notes"]]
+    def needs(*arguments):
+        notes = documented(*arguments, "--to", "freqtrade", "--interval", "1h", "-o", str(tmp_path))["notes"]
+        return [note for note in notes if "backtests of futures need" in note]
+
+    cures = [re.search(r"etl backfill .*? fetches", note)[0] for note in needs("klines", "--symbols", "XLMUSDT")]
     assert cures == [
-        "etl backfill funding --symbols BTCUSDT fetches",
-        "etl backfill mark_klines --symbols BTCUSDT --interval 1h fetches",
+        "etl backfill funding --symbols XLMUSDT fetches",
+        "etl backfill mark_klines --symbols XLMUSDT --interval 1h fetches",
     ]
+    stored = needs("klines", "--symbols", "BTCUSDT")
+    for dataset, note in zip(("funding", "mark_klines"), stored, strict=True):
+        assert f"need {dataset}, which is stored for BTCUSDT and was not named; name {dataset}, too" in note
+    assert needs("klines", "funding", "mark_klines", "--symbols", "BTCUSDT") == needs("--symbols", "BTCUSDT") == []
     done = documented("--to", "freqtrade", "--symbols", "SRMUSDT", "-o", str(tmp_path))
     assert any("by its name they are SRM and USDT" in note for note in done["notes"])
     done = documented("--to", "freqtrade", "--interval", "1h", "-o", str(tmp_path))

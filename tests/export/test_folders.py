@@ -101,6 +101,39 @@ def test_what_a_killed_run_had_moved_away_is_put_back(tmp_path, at):
     assert content(tmp_path) == NEW
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("there", ["bar", "crypto_perpetual", "funding_rate_update", "order_book"])
+def test_what_has_no_predecessor_goes_with_the_rest(tmp_path, at, there):
+    """Where the run is killed, the disk fails or all is well: what was there is there, alone, or what is new is."""
+    was = tmp_path / "data" / there / "X.BINANCE" / "0.parquet"
+    was.parent.mkdir(parents=True)
+    was.write_text("old")
+    with pytest.raises(EtlError, match="Input/output error"):
+        replace(tmp_path, failing(at))
+    assert content(tmp_path) == {there: "old"}
+    with pytest.raises(Killed):
+        kill(tmp_path, at)
+    with folders.workplace(tmp_path) as part:
+        part.rmdir()
+        assert content(tmp_path) == {there: "old"}
+    replace(tmp_path)
+    assert content(tmp_path) == {there: "old"} | NEW
+
+
+class Killed(Exception):
+    """Ends the run without what it would do at its end."""
+
+
+def kill(folder, at):
+    part = folder / ".etl-export.part"
+    fill(part / "new", "new")
+
+    def die():
+        raise Killed
+
+    folders.replace(part, folder, (), failing(at, die))
+
+
 def test_a_link_in_the_place_of_the_workplace_is_not_followed(tmp_path):
     folder, other = tmp_path / "catalog", tmp_path / "other"
     fill(other / "old", "other")

@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from etl.errors import LakeError
-from etl.lake.query import connect
+from etl.lake import snapshots
+from etl.lake.query import connect, load
 from etl.lake.store import Store
 from etl.model import Series
 from etl.pipeline import Pipeline, Selection, status
@@ -332,3 +333,39 @@ def test_a_run_names_the_file_that_is_in_the_way_of_temporary_files(exchange, la
 def backfill(exchange, lake):
     with Pipeline(settings(exchange, lake)) as pipeline:
         return pipeline.sync("backfill", [Selection("um", ("klines",), ("BTCUSDT",), ("1h",), START, CLOSED)])
+
+
+@pytest.mark.parametrize(
+    ("layout", "interval", "own", "other"),
+    [("year", "1m", "2026", "2026-02"), ("month", "1m", "2026-02", "2026"), ("month", "1h", "2026", "2026-02")],
+)
+def test_a_file_of_the_other_layout_is_told_and_left_alone(exchange, tmp_path, layout, interval, own, other):
+    """Its rows are those of the lake's own file, and SQL shows them twice; what reads files by themselves does not."""
+    lake, series = tmp_path / "lake", Series("um", "klines", "BTCUSDT", interval)
+    day = parse_time("2026-02-24"), parse_time("2026-02-25")
+    selection = Selection("um", ("klines",), ("BTCUSDT", "ETHUSDT"), (interval,), *day)
+    with Pipeline(replace(settings(exchange, lake), partition=layout)) as pipeline:
+        assert pipeline.sync("backfill", [selection]).exit_code == 0
+    store = Store.open(lake, network="mainnet", layout="year")
+    folder = store.folder(series)
+    rows = len(truth(exchange, series, *day))
+    path = Path(shutil.copy(folder / f"{own}.parquet", folder / f"{other}.parquet"))
+    content = path.read_bytes()
+
+    assert len(load(lake, "klines", "BTCUSDT", interval)) == 2 * rows  # as SQL
+    ((check, named, message),) = errors(lake)
+    assert (check, named) == ("unreadable", series)
+    for part in (str(path), f"one file a {'month' if own == '2026-02' else 'year'}", "shows its rows", "twice", "move it away"):
+        assert part in message
+    (row,) = (row for row in status(store, NOW) if "error" in row)
+    assert str(path) in row["error"]
+    assert [row["rows"] for row in status(store, NOW) if "error" not in row] == [rows, rows]
+    for done in (update(exchange, lake), repair(settings(exchange, lake), lambda _: True)):
+        assert (done.exit_code, [(one, str(path) in str(error)) for one, error in done.failed]) == (3, [(series, True)])
+    assert path.read_bytes() == content
+    assert not (lake / "quarantine").exists()
+    assert f"klines/{path.relative_to(lake / 'klines')}" not in snapshots.create(store, "s").files
+    path.unlink()
+    assert update(exchange, lake).exit_code == 0
+    assert errors(lake) == []
+    assert stored(lake, series) == truth(exchange, series, day[0], CLOSED)

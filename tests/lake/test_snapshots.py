@@ -14,6 +14,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,6 +142,22 @@ def test_what_is_stored_later_does_not_reach_it(store):
         assert len(now)
     assert len(load(store.root, "klines", "BTCUSDT", "1m")) == 6
     assert universe(store.root, START)["symbol"].tolist() == ["NEWUSDT"]
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_partition_that_is_a_link_is_frozen_too(store, relative):
+    """What it leads to is, under the name of the partition: the link itself would lead nowhere, or to what changes."""
+    path = next(store.root.rglob("*.parquet"))
+    rows = pq.read_table(path, partitioning=None)
+    path.rename(far := store.root.parent / "far.parquet")
+    path.symlink_to(os.path.relpath(far, path.parent) if relative else far)
+    frozen = snapshots.create(store, "a")
+    copy = frozen.folder / path.relative_to(store.root)
+    assert not copy.is_symlink()
+    assert copy.samefile(far)
+    far.unlink()
+    assert pq.read_table(copy, partitioning=None) == rows
+    assert snapshots.verify(store.root, "a") == []
 
 
 def test_the_same_lake_gives_the_same_manifest_linked_or_copied(store):

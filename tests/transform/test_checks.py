@@ -186,6 +186,10 @@ EIGHT, FOUR, ONE = (list(range(0, 240, step)) for step in (8, 4, 1))
         ([t for t in FOUR if t not in {80, 88}], [80, 88]),
         (list(range(0, 240, 16)), list(range(8, 224, 16))),  # every second one
         ([t for t in EIGHT if not 16 <= t < 216], list(range(16, 216, 8))),  # more than a week
+        ([*range(53), 56, 60, *range(61, 240)], []),  # two of four hours between hourly ones, as the exchange's rule may give
+        ([*range(0, 80, 4), 80, 88, 96, *range(100, 200, 4)], []),
+        ([*range(54), 58, 62, *range(63, 240)], [54, 55, 56, 57, 59, 60, 61]),  # four hours are settled at 0, 4, 8 …
+        ([*range(53), 56, *range(57, 240)], [53, 54, 55]),  # one distance alone is no interval
     ],
 )
 def test_settlements_that_lack_between_others(times, lack):
@@ -198,6 +202,14 @@ def test_settlements_that_lack_at_the_ends_of_what_was_answered():
     assert due(EIGHT[3:-2], [(0, 240)], [(8, 230)]) == [8, 16, 224]  # only where the contract lived
     assert due(EIGHT, [(0, 100), (130, 240)]) == []  # what was not asked for does not lack
     assert due([*range(0, 100, 8), 232], [(0, 110), (130, 240)]) == [104, *range(136, 232, 8)]
+    # Whatever the interval became: at 0, 8 and 16 h each of them is settled.
+    assert due(ONE[:-7], [(0, 240)]) == []
+    assert due(ONE[:-8], [(0, 240)]) == [*range(232, 240)]
+    assert due(ONE[:-1], [(0, 241)]) == [239, 240]
+    assert due(ONE[:-3], [(0, 240)]) == []
+    assert due(ONE[1:], [(0, 240)]) == [0]
+    assert due(ONE[9:], [(3, 240)]) == [3, 4, 5, 6, 7, 8]
+    assert due(ONE[8:], [(3, 240)]) == []
 
 
 def test_no_settlement_at_all():
@@ -253,6 +265,21 @@ def test_rows_outside_of_every_life():
         ("life", "warning", 3, tuple(START + i * MINUTE for i in (3, 4, 5)))
     ]
     assert found(checks.of_life(MINUTES, times, [])) == []
+
+
+def test_rows_long_before_the_first_life_are_those_of_an_earlier_contract():
+    """Nobody tells of it, as the exchange lists a ticker's present contract only; what fills a file adjoins the listing."""
+    life = [TimeRange(START + 20 * DAY, START + 30 * DAY)]
+    eights = np.arange(START, START + 30 * DAY, 8 * HOUR)
+    for parted, outside in ((6, [14 * 3]), (8, []), (15, [])):
+        times = eights[(eights < START + (20 - parted) * DAY) | (eights >= life[0].start)]
+        assert [one.count for one in checks.of_life(RATES, times, life)] == outside
+    both = eights[(eights < START + 5 * DAY) | (eights >= START + 14 * DAY)]  # an earlier contract, and what fills
+    assert found(checks.of_life(RATES, both, life)) == [
+        ("life", "warning", 18, tuple(range(START + 14 * DAY, life[0].start, 8 * HOUR)))
+    ]
+    after = eights + 31 * DAY  # behind the end the archive goes on, whoever asks from when on
+    assert [one.count for one in checks.of_life(RATES, after, life)] == [90]
 
 
 @pytest.mark.parametrize(
