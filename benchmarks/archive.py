@@ -352,6 +352,7 @@ def _parts() -> dict[str, float]:
     """What each step of a month's zip allows, in rows a second of CPU."""
     import hashlib
 
+    from etl import publication
     from etl.extract import bulk
     from etl.lake.store import encode
     from etl.ranges import MAX_TIME
@@ -364,13 +365,14 @@ def _parts() -> dict[str, float]:
     series, name = Series("um", "klines", "BTCUSDT", "1m"), "BTCUSDT-1m-2026-10.zip"
     path = f"/data/futures/um/monthly/klines/BTCUSDT/1m/{name}"
     zipped = Archive(GeneratedWorld()).answer(Request(path, {}, {}, "GET"), NOW).body
-    span = TimeRange(parse_time("2026-10-01"), parse_time("2026-11-01"))
+    file = publication.file_of(series, "monthly", parse_time("2026-10-01"))
+    span = file.span
     csv = bulk.member(zipped, name)
     rows = bulk.rows(csv, series.dataset)
 
     def normalise() -> None:
         """What a job does with a file's rows, in the order of `work.py`."""
-        inside = normalize.inside(series, quality.admissible(series, rows, span, None, None)[0], [span])
+        inside = normalize.inside(series, quality.admissible(series, rows, file)[0], [span])
         quality.absent(series, normalize.moments(series, [inside]), [span])
         merged = normalize.closed(normalize.merge_pages(series, [inside])[0], MAX_TIME)
         normalize.merge(series, empty(series.dataset), normalize.within(series, merged, span))
