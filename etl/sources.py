@@ -123,8 +123,10 @@ class Sources:
         """Whether under `auto` the other source can still answer when one refuses this host."""
         if self.choice != "auto" or not self.asks_archive(market):
             return False
-        archive = self.archive.refusal
+        archive, conversation = self.archive.refusal, self._conversations.get(market)
         if archive is not None and str(error) == str(archive):
+            if conversation and conversation.refusal:
+                self.refusals.setdefault(market, conversation.refusal)
             return market not in self.refusals
         if self.refusals.setdefault(market, error) is error and archive is None:
             log.warning("%s: the archive goes on alone", error)

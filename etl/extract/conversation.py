@@ -69,6 +69,11 @@ class Conversation:
         self._guess: _Sample | None = None
         self._sampling = threading.Lock()
 
+    @property
+    def refusal(self) -> Refused | None:
+        """Why the exchange refuses this host, if it does."""
+        return next((pool.refusal for pool in self._pools.values() if pool.refusal), None)
+
     # ---- questions
 
     def get(

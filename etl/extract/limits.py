@@ -140,7 +140,7 @@ class Pool(ABC):
         self._share = share
         self._shelf = shelf or Own()
         self._number = secrets.randbits(48)
-        self._refusal: Refused | None = None
+        self.refusal: Refused | None = None  # what `refuse` was told
         self._untold = Lock()
 
     def reserve(self, weight: int, now: Now) -> Ticket | int:
@@ -182,7 +182,7 @@ class Pool(ABC):
         no process sends until the error's own end; where it names none, for two minutes, and twice as long as the last time if
         that is less than a day ago.
         """
-        self._refusal = self._refusal or error
+        self.refusal = self.refusal or error
         now = now or self._shelf.recall()
         if outlives and now is not None:
             with self._shelf.open(now) as state:
@@ -228,8 +228,8 @@ class Pool(ABC):
             )
 
     def _obey_own(self) -> None:
-        if self._refusal is not None:
-            raise copy(self._refusal)
+        if self.refusal is not None:
+            raise copy(self.refusal)
 
     def _obey(self, state: State, now: Now) -> None:
         if state.ban is not None and ahead(state.ban.until, now):
