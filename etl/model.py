@@ -92,6 +92,8 @@ class Market:
     """The archive begins here (ms UTC): that it has nothing from before says nothing of a contract."""
     max_span: int | None = None
     """Longest range of one request in ms, None if unlimited."""
+    funding_info: str | None = None
+    """Path that tells how far apart settlements are now, None where there is none."""
     newest_first: bool = False
     """Whether a page that cannot hold its range keeps the newest rows instead of the oldest."""
 

@@ -615,7 +615,18 @@ class Pipeline:
                 archive_only=subtract(denied["rest"], [*again, *anew]),
             )
             self._before[series] = files
+        wants = {series: self._settling(want) for series, want in wants.items()}
         return sorted(wants.values(), key=lambda want: (want.series.market, want.series.dataset))
+
+    def _settling(self, want: Want) -> Want:
+        """The want with what the exchange says of its settlements, where the number of pages depends on it."""
+        if want.series.interval or not any(span.end - span.start > planning.SEVERAL_PAGES for span in want.rest_missing):
+            return want
+        try:
+            return replace(want, settles=self._sources.funding_step(want.series) or want.settles)
+        except Refused as error:
+            self._sources.refused(want.series.market, error)
+            return want
 
     def _contract(self, store: Store, series: Series) -> Contract:
         """What is known of the contract; a pair never ends. What nobody lists may still trade where REST may not be asked."""

@@ -15,8 +15,9 @@ from .ranges import DAY, HOUR, MAX_TIME, MINUTE, SECOND, Interval, TimeRange, in
 # minute's weight; beyond it weight is the brake, and the thriftiest page brings the most rows (binance-facts 11).
 LATENCY_SHARE = 0.5
 
-# Settlements of one symbol are 8 h apart or less; the estimate feeds --dry-run only.
+# Settlements of one symbol are 8 h apart or less; the estimate feeds --dry-run only. A longer range may need several pages.
 TYPICAL_SETTLEMENT = 8 * HOUR
+SEVERAL_PAGES = registry.DEFAULT_SETTLEMENTS * HOUR
 # All symbols at once: 4 h hold one settlement of most symbols, about 711 rows of the 1,000 that fit (binance-facts 2.5).
 SHARED_SPAN = 4 * HOUR
 SHARED_LONGEST = 7 * DAY
@@ -70,6 +71,8 @@ class Want:
     """What the archive is not asked for: the look-back of what came from REST, and what the archive answered without."""
     archive_only: tuple[TimeRange, ...] = ()
     """What REST is not asked for, because it answered without."""
+    settles: int = TYPICAL_SETTLEMENT
+    """How far apart settlements are, as far as anybody says (ms)."""
     anew: tuple[TimeRange, ...] = ()
     """What is covered, and missing all the same, because the stored rows there are wrong."""
 
@@ -487,11 +490,12 @@ def _price(endpoint: Endpoint) -> int:
 def _settlement_window(want: Want, endpoint: Endpoint, span: TimeRange) -> Window:
     since = max(span.start, registry.market(want.series.market).first_time)
     lived = span.intersect(TimeRange(min(max(since, want.onboard or 0), want.ends), want.ends))
-    rows = (lived.end - lived.start) // TYPICAL_SETTLEMENT
-    full, rest = divmod(rows, endpoint.max_limit)
-    # The last page is asked for again, a long one goes on; where more should follow, several answers must deny it.
+    rows = (lived.end - lived.start) // want.settles
+    # A full page goes on from its last row. The last page is asked for again, a long one goes on, too; where more should
+    # follow, several answers must deny it.
+    full, rest = divmod(max(0, rows - 1), endpoint.max_limit - 1)
     overdue = span.end - (lived.end if rows else since) > registry.LONGEST_FUNDING + MINUTE
-    last = registry.EXPECTED_DENIALS + (rest >= registry.DEFAULT_SETTLEMENTS)
+    last = registry.EXPECTED_DENIALS + (rest + 1 >= registry.DEFAULT_SETTLEMENTS)
     requests = full + (registry.DENIALS if overdue else last)
     # Where the contract was not there the archive is asked for another one of the name.
     others = [one for one in subtract([span], [lived]) if one.end - one.start > DAY]

@@ -45,6 +45,7 @@ MARKETS = {
             pool="futures",
             exchange_info_weight=1,
             first_time=1_567_296_000_000,  # 2019-09-01: the first BTCUSDT bar is of 2019-09-08, and its month opens here
+            funding_info="/fapi/v1/fundingInfo",
             archived=1_577_836_800_000,  # 2020-01-01, its first month; of klines it has 2019-12-31, too (binance-facts 9.2)
         ),
         Market(

@@ -10,7 +10,7 @@ from typing import Literal
 
 from . import coverage, publication, registry
 from .config import Settings
-from .errors import BadAnswer, Cancelled, EtlError, NotPublished, Refused, UsageError
+from .errors import BadAnswer, Cancelled, EtlError, NotPublished, Refused, Rejected, Transient, UsageError
 from .extract.archive import ArchiveSource
 from .extract.conversation import Conversation
 from .extract.http import Http
@@ -52,6 +52,7 @@ class Sources:
         self._conversations: dict[str, Conversation] = {}
         self._pools = SharedPools(settings.state_dir, settings.weight_share)
         self._infos: dict[str, ExchangeInfo] = {}
+        self._funding_steps: dict[str, dict[str, int]] = {}
         self._now: dict[str, int] = {}
         self._folders: dict[tuple[str, str], tuple[str, ...]] = {}
         self._unlisted_folders: set[tuple[str, str]] = set()
@@ -150,6 +151,16 @@ class Sources:
     def infos(self) -> dict[str, ExchangeInfo]:
         """The rules that were asked for, by market."""
         return self._infos
+
+    def funding_step(self, series: Series) -> int | None:
+        """How far apart its settlements are now (ms), by REST; None where nobody says: then a plan is less exact."""
+        if series.market not in self._funding_steps:
+            try:
+                self._funding_steps[series.market] = self.conversation(series.market).funding_steps()
+            except (Transient, BadAnswer, Rejected) as error:
+                log.info("%s; the plan reckons with a settlement every eight hours", error)
+                self._funding_steps[series.market] = {}
+        return self._funding_steps[series.market].get(series.symbol)
 
     def now(self, market: str) -> int:
         """The exchange's clock at the beginning of the run (ms UTC): one moment decides what is closed."""

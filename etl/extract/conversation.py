@@ -110,6 +110,11 @@ class Conversation:
             self._pools["weight"].learn(info.weight_limit)
         return info
 
+    def funding_steps(self) -> dict[str, int]:
+        """How far apart settlements are now, in ms by symbol; nothing of other symbols, and of markets that do not tell."""
+        path = self.market.funding_info
+        return self.get(path, weight=0, pool="funding", decode=wire.funding_steps) if path else {}
+
     @property
     def stats(self) -> Stats:
         """A consistent snapshot."""

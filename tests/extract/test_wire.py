@@ -196,7 +196,14 @@ values = st.recursive(
 @given(values)
 def test_no_json_whatever_raises_anything_but_bad_answer(value):
     body = json.dumps(value).encode()
-    for decode in (wire.decoder("klines"), wire.decoder("funding"), wire.exchange_info, wire.book_tickers, wire.server_time):
+    for decode in (
+        wire.decoder("klines"),
+        wire.decoder("funding"),
+        wire.exchange_info,
+        wire.book_tickers,
+        wire.server_time,
+        wire.funding_steps,
+    ):
         with contextlib.suppress(BadAnswer):
             decode(body)
     wire.error_body(body)
@@ -389,3 +396,17 @@ def test_recorded_bodies_of_other_endpoints_are_no_page(real_data):
         for dataset in DATASETS:
             with pytest.raises(BadAnswer):
                 wire.decoder(dataset)((real_data / "rest_raw" / name).read_bytes())
+
+
+def test_the_distance_of_settlements():
+    """The rows of binance-facts 2.5: one more is there than was asked for, and a time may be null."""
+    body = b"""[{"symbol":"GTCUSDT","adjustedFundingRateCap":"0.02000000","adjustedFundingRateFloor":"-0.02000000",
+    "fundingIntervalHours":8,"disclaimer":false,"updateTime":1758377721362},{"symbol":"LABUSDT","fundingIntervalHours":1,
+    "updateTime":null}]"""
+    assert wire.funding_steps(body) == {"GTCUSDT": 28_800_000, "LABUSDT": 3_600_000}
+
+
+@pytest.mark.parametrize("hours", ["0", "-8", "25", '"8"', "null", "1e99"])
+def test_a_distance_that_is_none(hours):
+    with pytest.raises(BadAnswer):
+        wire.funding_steps(f'[{{"symbol":"A","fundingIntervalHours":{hours}}}]'.encode())
