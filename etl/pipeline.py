@@ -989,7 +989,8 @@ def _until(span: TimeRange, contract: Contract, sources: Sequence[Source]) -> Ti
 def _nothing(series: Series, files: Sequence[Stored], first_row: int | None) -> tuple[TimeRange, ...]:
     """What was answered without rows: recorded holes, what REST had not before the first row, and the archive no file for."""
     entries = [entry for file in files for entry in file.coverage if entry.key is None]
-    early = intersection((entry.span for entry in entries), [TimeRange(0, MAX_TIME if first_row is None else first_row)])
+    first = MAX_TIME if first_row is None else first_row // MINUTE * MINUTE
+    early = intersection((entry.span for entry in entries), [TimeRange(0, first)])
     unfiled = (entry.span for entry in entries if entry.source == "archive")
     if series.interval is None:  # a settlement may be late, and the first one need not come at once
         early = tuple(span for span in early if span.end - span.start > DAY)

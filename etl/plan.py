@@ -78,8 +78,9 @@ class Want:
 
     @property
     def missing(self) -> tuple[TimeRange, ...]:
-        """Wanted and not covered."""
-        return subtract([self.span], subtract(self.covered, self.anew))
+        """Wanted and not covered; what holds no open, as a part of a week, is not."""
+        spans = subtract([self.span], subtract(self.covered, self.anew))
+        return tuple(span for span in spans if _grid(self.series).count(span)) if self.series.interval else spans
 
     @property
     def needs_probe(self) -> bool:

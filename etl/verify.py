@@ -208,7 +208,7 @@ def _archived(sources: Sources, stored: Stored, mine: pa.Table, rules: Row) -> I
             onboard=onboard,
             ends=ends,
             listed=rules.get("status") == "TRADING",
-            days=lambda span: sources.archive.daily(series, span),
+            has_days=lambda span: sources.archive.has_days(series, span),
         )
         entries = read.get(file.key, [])
         yield from (*findings, *_republications(series, entries, zipped.sha256))

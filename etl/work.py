@@ -61,6 +61,9 @@ class Archive(Protocol):
     def daily(self, series: Series, span: TimeRange) -> Sequence[ArchiveFile]:
         """The files of days that the listing names."""
 
+    def has_days(self, series: Series, span: TimeRange) -> bool:
+        """Whether there are such files, as far as anybody knows."""
+
     def fetch(self, series: Series, file: ArchiveFile) -> Zip:
         """The file; NotPublished where there is none."""
 
@@ -180,11 +183,11 @@ class Worker:
             windows = self._next(job, lacking, found, now)
             found.unread.clear()
             if not windows:
-                # Also before the contract's life, in which nothing can lack: else it would be asked again.
+                # Also outside of the contract's life, where nothing can lack: else it would be asked again.
                 failed = [window.span for window, _ in found.failures]
                 asked = [*lacking, *subtract((window.span for window in job.windows), failed)]
                 found.nothing("rest", intersection(asked, [TimeRange(0, job.rest_from)]), today)
-                found.nothing("archive", intersection(lacking, job.silent), today)
+                found.nothing("archive", intersection(asked, job.silent), today)
         if first.interval and rounds:
             found.findings += _incomplete(first, rounds)
             found.unanswered(rounds[-1][1])
@@ -262,7 +265,7 @@ class Worker:
             ends=listing.ends,
             listed=listing.listed,
             filled=filled,
-            days=lambda span: self.archive.daily(first, span),
+            has_days=lambda span: self.archive.has_days(first, span),
         )
         # The listing's version, where it has named one: it is what later listings are compared with.
         version = window.file.etag or zipped.etag

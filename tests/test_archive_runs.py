@@ -450,10 +450,8 @@ def test_placeholders_before_a_contract_are_no_part_of_it(many, tmp_path, source
         outcome = in_order(run(exchange, lake, select(dataset, "XRPUSDT", "1h", start, end), source=source))
         rows = [row[0] for row in truth(exchange, series, parse_time(start), parse_time(end))]
         made_up = hours(max(start, "2020-05-01"), min(first, end), step)
-        if source == "auto" or series.interval:  # by its listing, the bar in which that was may be a quiet one
-            made_up = [
-                time for time in made_up if source == "auto" and series.interval and time >= parse_time("2020-05-07T06:00")
-            ]
+        if source == "auto" or series.interval:
+            made_up = []
         assert [row[0] for row in stored(lake, series)] == made_up + rows
         verified = compared(exchange, lake)
         assert verified.sound
@@ -1162,6 +1160,50 @@ def test_a_plan_of_settlements_does_without_their_interval(many, tmp_path, actio
         assert in_order(run(exchange, tmp_path / "lake", wanted)).gaps == []
         near = Series("um", "funding", "NEARUSDT")
         assert stored(tmp_path / "lake", near) == truth(exchange, near, parse_time("2025-12-01"), NOW)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "symbol", "interval", "start"),
+    [
+        ("klines", "SOLUSDT", "1w", "2020-01-01"),  # between the last day of March and the first Monday of April nothing opens
+        ("klines", "OCEANUSDT", "1h", "2024-07-05"),  # behind its end
+        ("mark_klines", "OCEANUSDT", "1h", "2024-07-05"),
+        ("funding", "OCEANUSDT", "1h", "2024-07-05"),
+    ],
+)
+def test_the_same_again_is_quiet_also_beside_a_life(all_symbols, tmp_path, dataset, symbol, interval, start):
+    lake, wanted = tmp_path / "lake", select(dataset, symbol, interval, start)
+    in_order(run(all_symbols, lake, wanted))
+    before = partitions(lake)
+    all_symbols.reset()
+    in_order(run(all_symbols, lake, wanted))
+    assert (zips(all_symbols), pages(all_symbols), objects(all_symbols)) == ([], 0, [])
+    assert partitions(lake) == before
+
+
+def test_settlements_from_before_the_first_one_are_asked_for_once(all_symbols, tmp_path):
+    """The first one of AVAXUSDT came five milliseconds late: these belong to it, and not to what the archive may still have."""
+    lake = tmp_path / "lake"
+    in_order(run(all_symbols, lake, select("funding", "AVAXUSDT", "1h", "2020-01-20", "2020-04-29")))
+    in_order(update(all_symbols, lake))
+    assert stored(lake, Series("um", "funding", "AVAXUSDT"))[0][0] % 1000 == 5
+    all_symbols.reset()
+    in_order(update(all_symbols, lake))
+    assert zips(all_symbols) == []
+
+
+@pytest.mark.parametrize(("source", "answers"), [("auto", 3), ("archive", 4)])
+def test_a_listing_that_fails_later_costs_no_file(world, tmp_path, source, answers):
+    """Whether flat bars at the end of a file are filling cannot be told then: they stay, and the file is used all the same."""
+    lake, failing = tmp_path / "lake", LISTINGS["503"][1][0] | {"after": answers}
+    defect = {"defect": "after_end", "key": "monthly/klines/SRMUSDT/1h/.*2022-11"}
+    with serve(world, defect, rules=[failing]) as exchange:
+        assert (
+            in_order(run(exchange, lake, select("klines", "SRMUSDT", "1h", "2022-10-01", "2022-12-01"), source=source)).gaps
+            == []
+        )
+        rows = [row[0] for row in stored(lake, Series("um", "klines", "SRMUSDT", "1h"))]
+        assert rows[:1401] == [row[0] for row in truth(exchange, Series("um", "klines", "SRMUSDT", "1h"), rows[0], NOW)]
 
 
 def looks_at_the_clock(exchange):

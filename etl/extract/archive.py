@@ -133,6 +133,13 @@ class ArchiveSource:
         """The daily files that the listing names of the days that `span` touches."""
         return tuple(self._listed(series, "daily", span)) if span else ()
 
+    def has_days(self, series: Series, span: TimeRange) -> bool:
+        """Whether the listing names daily files there; also where it fails: that there are none is not known then."""
+        try:
+            return bool(self.daily(series, span))
+        except (Transient, BadAnswer, Rejected, Refused):
+            return True
+
     def published(self, file: ArchiveFile) -> bool:
         """Whether the archive has the file, whatever its listing says: whether there is a CHECKSUM of it."""
         try:

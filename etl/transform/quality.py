@@ -69,7 +69,7 @@ def admissible(
     ends: int | None = None,
     listed: bool = False,
     filled: Sequence[TimeRange] = (),
-    days: Callable[[TimeRange], Sequence[ArchiveFile]] = lambda _: (),
+    has_days: Callable[[TimeRange], bool] = lambda _: False,
 ) -> tuple[pa.Table, list[Finding], tuple[TimeRange, ...]]:
     """The rows of an archive file that can be true, what was kept out (binance-facts 9.6), and what time is `filled` with it.
 
@@ -80,7 +80,7 @@ def admissible(
     ends = MAX_TIME if ends is None else ends
     filling = {f"filling, of which another file says that it is outside of the contract's life ({one})": one for one in filled}
     if len(rows):
-        filling |= _filling(series, rows, file, onboard, listed=listed, days=days)
+        filling |= _filling(series, rows, file, onboard, listed=listed, has_days=has_days)
     reasons = {
         f"outside of the file's own time {file.span}": (moments < file.span.start) | (moments >= file.span.end),
         f"after the contract's end at {iso(ends)}": moments >= ends,
@@ -106,7 +106,7 @@ def _filling(
     onboard: int | None,
     *,
     listed: bool,
-    days: Callable[[TimeRange], Sequence[ArchiveFile]],
+    has_days: Callable[[TimeRange], bool],
 ) -> dict[str, TimeRange]:
     """In which parts of the file's time rows without content are proven to be no part of a contract's life, and why.
 
@@ -114,22 +114,23 @@ def _filling(
     an earlier month, or the file of the listing comes after a break, and it has no content before. Where the exchange says
     nothing, files prove it of a day of bars that lacks none, up to a bound of a file with content, at a break. Less than a
     day may be quiet. A rate of zero proves nothing: it stays for days (binance-facts 6). A break is a month without a file,
-    in whose week beside this one there are no files of `days`; of what has none, as weeks, a month may just be lost.
+    in whose week beside this one there are no files of days (`has_days`); of what has none, as weeks, a month may just be lost.
     """
     interval = registry.interval(series.interval) if series.interval else None
     moments, span, week = times_of(series.dataset, rows), file.span, registry.BETWEEN_LIVES
     content = moments[~is_filling(series, rows)]
     first, last = int(content.min(initial=span.end)), int(content.max(initial=span.start))
-    begins = interval.floor(onboard) if interval and onboard is not None else onboard
 
     def no_days(start: int) -> bool:
-        return publication.has_daily(series) and not days(TimeRange(start, start + week))
+        return publication.has_daily(series) and not has_days(TimeRange(start, start + week))
 
     told = {}
-    if begins is not None and span.start < begins and first >= min(begins, span.end):
+    # The bar that holds the listing may be one of the contract's own.
+    begins = interval.floor(onboard) if interval and onboard is not None else onboard
+    if onboard is not None and begins is not None and span.start < begins and first >= min(begins, span.end):
         is_first = file.begun is not None and file.begun >= registry.interval("1M").floor(begins)
         if is_first or (begins < span.end and file.opens and no_days(span.start - week)):
-            told[f"placeholders before the listing at {iso(begins)}"] = TimeRange(span.start, min(begins, span.end))
+            told[f"placeholders before the listing at {iso(onboard)}"] = TimeRange(span.start, min(first, onboard, span.end))
     if interval is None or not len(content) or (listed and span.end > (begins or 0)):
         return told
 

@@ -145,7 +145,7 @@ def judged(rows: pa.Table, dataset: str = "klines", *, days=(), span: TimeRange 
         told |= {"onboard": parse_time(told["onboard"]), "listed": True}
     listed = [ArchiveFile(TimeRange(parse_time(day), parse_time(day) + DAY), day) for day in days]
     one = Series("um", dataset, "X", None if dataset == "funding" else "1h")
-    rows, findings, _ = admissible(one, rows, file, days=lambda span: [f for f in listed if f.span.intersect(span)], **told)
+    rows, findings, _ = admissible(one, rows, file, has_days=lambda span: any(f.span.intersect(span) for f in listed), **told)
     return rows, findings
 
 
@@ -164,13 +164,13 @@ def judged(rows: pa.Table, dataset: str = "klines", *, days=(), span: TimeRange 
         # The exchange lists it: then it says since when.
         (BOTH | {"listed": True}, ALL),
         (BOTH | {"onboard": "2024-01-03"}, ALL),
-        ({"onboard": "2024-04-10T03:30", "begun": "2024-04-01"}, ("2024-04-10T03", "2024-04-30T23", 501)),
+        ({"onboard": "2024-04-10T03:30", "begun": "2024-04-01"}, ("2024-04-10T04", "2024-04-30T23", 500)),
         # It had content before: another contract lived, or the date is wrong.
         ({"onboard": "2024-04-10T07:00", "begun": "2024-04-01"}, ALL),
         # The archive has older files, which may be those of another contract.
         ({"onboard": "2024-04-10T03:30", "begun": "2021-01-01"}, ALL),
         ({"onboard": "2024-04-10T03:30"}, ALL),
-        ({"onboard": "2024-04-10T03:30", "begun": "2021-01-01", "opens": True}, ("2024-04-10T03", "2024-04-30T23", 501)),
+        ({"onboard": "2024-04-10T03:30", "begun": "2021-01-01", "opens": True}, ("2024-04-10T04", "2024-04-30T23", 500)),
         ({"onboard": "2024-04-10T03:30", "begun": "2021-01-01", "opens": True, "days": ["2024-03-30"]}, ALL),
         ({"onboard": "2024-04-02", "begun": "2021-01-01", "opens": True}, ("2024-04-02T00", "2024-04-30T23", 696)),
         ({"onboard": "2024-05-02", "begun": "2021-01-01", "opens": True}, LATE),
