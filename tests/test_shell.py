@@ -221,9 +221,12 @@ def test_completion_and_history(terminal, tmp_path):
 
 def test_ctrl_c_ends_etl_sql(env, tmp_path):
     process = subprocess.Popen([*ETL, "sql", LONG], env=env, cwd=tmp_path, stderr=subprocess.PIPE)
-    computing(process, 1.5)  # it starts in less
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    try:
+        computing(process, 1.5)  # it starts in less
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, told.decode().splitlines()[-1]) == (130, "etl: interrupted")
 
 
