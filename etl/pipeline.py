@@ -301,9 +301,13 @@ class Pipeline:
     def _only_plan(self, outcome: Outcome, store: Store, turn: _Round) -> None:
         wants = self._filed(self._wants(store, turn, outcome), outcome, looks_back=turn.looks_back)
         wants = self._probe(wants, outcome)
+        asked = self._asked_so_far()
+        wants = [self._settling(want) for want in wants]
+        only_here = self._asked_so_far() - asked
         outcome.jobs = self._plan(wants, store)
         outcome.eta_s = self._eta(outcome.jobs)
         self._count(outcome)
+        outcome.requests -= only_here  # what the plan tells is what the run will ask
         for want in wants:
             if want.probed and want.first_bar is None and not registry.market(want.series.market).newest_first:
                 # The run itself believes only so many empty answers.
@@ -407,6 +411,9 @@ class Pipeline:
     def _load(self, job: Job) -> int:
         """Rows that the job holds in memory: what it fetches and what its partitions hold already."""
         return job.rows + sum(self._stored_rows.get(partition, 0) for partition in job.partitions)
+
+    def _asked_so_far(self) -> int:
+        return sum(stats.requests for stats in self._sources.stats())
 
     def _spent(self) -> int:
         return sum(stats.weight for stats in self._sources.stats())
@@ -615,7 +622,6 @@ class Pipeline:
                 archive_only=subtract(denied["rest"], [*again, *anew]),
             )
             self._before[series] = files
-        wants = {series: self._settling(want) for series, want in wants.items()}
         return sorted(wants.values(), key=lambda want: (want.series.market, want.series.dataset))
 
     def _settling(self, want: Want) -> Want:
